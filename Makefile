@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target makes .venv where there is none and installs the project into it when its sources changed. What is tested, checked
+# and demonstrated is the installed package, not the checkout. `make demo PYTHON=/path/to/python3` chooses the interpreter.
+
+SHELL := /bin/bash
+PYTHON ?= $(shell .ci/find-python)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+FOLDERS := ipc runtime workers clients model_repository conf
+# Directories are listed too: a file that was deleted changes nothing but its directory.
+SOURCES := $(shell find $(FOLDERS) -not -path '*/__pycache__*' -not -name '* *')
+DEPENDENCIES := $(VENV)/.dependencies-installed
+INSTALLED := $(VENV)/.project-installed
+
+.PHONY: help demo test check bench mutants clean
+help:
+	@echo "make demo     serve the sample models, classify real digits, print what happened"
+	@echo "make test     every test (those that need a GPU are skipped with a reason where there is none)"
+	@echo "make check    ruff, formatting, mypy --strict, the layer rules"
+	@echo "make bench    the numbers of bench/README.md, on this machine"
+	@echo "make mutants  the tests against faults put into the code on purpose"
+	@echo "make clean    remove .venv, build outputs and caches"
+
+demo: $(INSTALLED)
+	$(BIN)/penstock demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict -p penstock
+	$(BIN)/python -m pytest tests/unit/test_layers.py
+
+bench: $(INSTALLED)
+	$(BIN)/python bench/overhead.py --json bench/cache/overhead.json
+	$(BIN)/python bench/real_model.py --json bench/cache/real_model.json
+	$(BIN)/python bench/table.py bench/cache/overhead.json bench/cache/real_model.json
+
+mutants: $(INSTALLED)
+	$(BIN)/python tests/mutants/run.py
+
+clean:
+	rm -rf $(VENV) build dist bench/cache .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@.ci/find-python "$(PYTHON)" >/dev/null
+	"$(PYTHON)" -m venv $(VENV)
+
+# build/ goes first each time: pip builds in the checkout, and what an earlier build left there would be packed again.
+$(DEPENDENCIES): pyproject.toml setup.py | $(BIN)/python
+	@echo "installing Penstock and what it needs into $(VENV)"
+	@rm -rf build
+	@$(PIP) install --upgrade pip "setuptools>=77"
+	@$(PIP) install '.[dev]'
+	@touch $@
+
+$(INSTALLED): $(DEPENDENCIES) $(SOURCES)
+	@rm -rf build
+	@$(PIP) install --no-deps --no-build-isolation --force-reinstall .
+	@rm -rf build
+	@touch $@

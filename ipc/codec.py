@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames: MessagePack arrays of messages. Pure; bytes in, messages out.
+
+A frame is decoded in one typed pass. Only when that fails is it taken apart message by message, so that one bad message
+costs itself and not its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from .errors import CallerError, invalid
+from .messages import Message
+
+MAX_FRAME_BYTES = 4 * 1024 * 1024
+"""Largest frame a broker takes by default. A request is a few hundred bytes: this is thousands of them."""
+
+M = TypeVar("M")
+
+_encoder = msgspec.msgpack.Encoder()
+_raw_frame = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_anything = msgspec.msgpack.Decoder()
+_NOT_DECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class BadMessage(msgspec.Struct, frozen=True, gc=False):
+    """A message that could not be decoded: why, the id it carried where that could be read, and what it brought along."""
+
+    reason: str
+    id: int | None = None
+    fds: int = 0
+    parts: int = 0
+
+
+def encode_frame(messages: Sequence[Message]) -> bytes:
+    """One frame with these messages, in order."""
+    return _encoder.encode(messages)
+
+
+def encode(value: Any) -> bytes:
+    """One value; for the fields that are kept encoded (`Raw`)."""
+    return _encoder.encode(value)
+
+
+class FrameDecoder(Generic[M]):
+    """Decodes frames that hold messages of one union (FromClient, ToClient, ToWorker, FromWorker)."""
+
+    def __init__(self, union: Any) -> None:
+        self._whole = msgspec.msgpack.Decoder(list[union])
+        self._single = msgspec.msgpack.Decoder(union)
+
+    def decode(self, frame: bytes | bytearray | memoryview) -> Sequence[M | BadMessage]:
+        """The frame's messages in order; a BadMessage in the place of each that does not fit.
+
+        Raises CallerError (INVALID_ARG) when the frame is not an array at all.
+        """
+        try:
+            messages: Sequence[M | BadMessage] = self._whole.decode(frame)
+        except _NOT_DECODABLE:
+            return self._one_by_one(frame)
+        return messages
+
+    def _one_by_one(self, frame: bytes | bytearray | memoryview) -> Sequence[M | BadMessage]:
+        try:
+            raws = _raw_frame.decode(frame)
+        except _NOT_DECODABLE as error:
+            raise _not_a_frame(error) from None
+        messages: list[M | BadMessage] = []
+        for raw in raws:
+            try:
+                messages.append(self._single.decode(raw))
+            except _NOT_DECODABLE as error:
+                messages.append(_bad_message(raw, error))
+        return messages
+
+
+def _not_a_frame(error: Exception) -> CallerError:
+    return invalid(f"a frame must be a MessagePack array of messages: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _bad_message(raw: msgspec.Raw, error: Exception) -> BadMessage:
+    try:
+        value = _anything.decode(raw)
+    except _NOT_DECODABLE:
+        return BadMessage(_reason(error))
+    if not isinstance(value, dict):
+        return BadMessage(_reason(error))
+    return BadMessage(
+        _reason(error), _number(value.get("id"), None), _number(value.get("fds"), 0), _number(value.get("parts"), 0)
+    )
+
+
+def _number(value: object, otherwise: Any) -> Any:
+    return value if type(value) is int and 0 <= value < 2**63 else otherwise
