@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a client asks for, checked and made: regions from Register, requests from Infer."""
+
+from __future__ import annotations
+
+import os
+from typing import Sequence
+
+from ..ipc.errors import CallerError, Code, invalid
+from ..ipc.messages import Infer, Register
+from ..ipc.regions import check_memfd, create_memfd
+from ..ipc.system_regions import check_system, open_system
+from .bindings import Binding, bind
+from .models import ModelTable
+from .regions import Region, RegionRegistry
+from .requests import InferRequest
+from .sessions import Session
+
+ALIGNMENT = 64
+
+
+def register(regions: RegionRegistry, session: Session, message: Register, fds: Sequence[int]) -> None:
+    """Registers memory for a session. The caller keeps `fds`. Raises CallerError; then nothing has changed."""
+    session.regions.check_new(message.name)
+    if session.peer is None:
+        raise CallerError(
+            f"region '{message.name}': a client whose uid is not known may send tensors inline only", Code.UNSUPPORTED
+        )
+    if message.byte_size == 0:
+        raise invalid(f"region '{message.name}': byte_size must be at least 1, got 0")
+    if message.kind == "memfd":
+        fd = _memfd(message, fds)
+    else:
+        fd = _system(message, fds, session.peer.uid)
+    region = regions.add(message.name, message.kind, fd, message.offset, message.byte_size, message.kind == "memfd")
+    session.regions.add(region)
+
+
+def _memfd(message: Register, fds: Sequence[int]) -> int:
+    if len(fds) != 1:
+        raise invalid(f"region '{message.name}': a memfd region brings one descriptor over the local link, got {len(fds)}")
+    if message.key:
+        raise invalid(f"region '{message.name}': a memfd region has no key, got {message.key!r}")
+    check_memfd(fds[0], message.offset + message.byte_size)
+    return os.dup(fds[0])
+
+
+def _system(message: Register, fds: Sequence[int], uid: int) -> int:
+    if fds:
+        raise invalid(f"region '{message.name}': a system region is named by its key and brings no descriptor")
+    fd = open_system(message.key)
+    try:
+        check_system(fd, message.key, message.byte_size, message.offset, uid)
+    except CallerError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def admit(
+    regions: RegionRegistry,
+    models: ModelTable,
+    session: Session,
+    message: Infer,
+    parts: Sequence[bytes],
+    number: int,
+    now_ns: int,
+) -> InferRequest:
+    """Makes a request of an Infer, its regions held until `RegionRegistry.release`. Raises PenstockError."""
+    key = (message.model, message.version, bytes(message.inputs), bytes(message.outputs))
+    binding = session.bindings.get(key)
+    if binding is None or parts or not binding.model.accepts:
+        binding = _bind(regions, models, session, key, parts)
+    for region in binding.regions:
+        region.in_flight += 1
+        if binding.single_use and region.kind == "inline":
+            region.closing = True
+    deadline = now_ns + message.deadline_us * 1000 if message.deadline_us else None
+    return InferRequest(
+        number, session.number, message.principal, binding.model.number, binding.rows, binding.shape_key, deadline, now_ns,
+        client=session, client_id=message.id, binding=binding, explain=message.explain,
+    )  # fmt: skip
+
+
+def _bind(
+    regions: RegionRegistry, models: ModelTable, session: Session, key: tuple[str, int, bytes, bytes], parts: Sequence[bytes]
+) -> Binding:
+    name, version, inputs, outputs = key
+    model = models.find(name, version)
+    if not model.accepts:
+        raise model.unavailable()
+
+    def store(sizes: Sequence[int]) -> tuple[Region, list[int]]:
+        return _store_inline(regions, parts, sizes)
+
+    binding = bind(model, session.regions, inputs, outputs, [len(part) for part in parts], store)
+    if not binding.single_use:
+        session.remember(key, binding)
+    return binding
+
+
+def _store_inline(regions: RegionRegistry, parts: Sequence[bytes], sizes: Sequence[int]) -> tuple[Region, list[int]]:
+    """Writes inline tensors once, into a region that ends with the request."""
+    offsets: list[int] = []
+    total = 0
+    for size in sizes:
+        offsets.append(total)
+        total += -(-size // ALIGNMENT) * ALIGNMENT
+    fd = create_memfd("penstock-inline", max(total, ALIGNMENT))
+    try:
+        for part, offset in zip(parts, offsets):
+            _write(fd, part, offset)
+    except OSError:
+        os.close(fd)
+        raise
+    return regions.add("(inline)", "inline", fd, 0, max(total, ALIGNMENT), True), offsets
+
+
+def _write(fd: int, content: bytes, offset: int) -> None:
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view = view[written:]
+        offset += written

@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checking where a request's tensors lie, once per distinct placement.
+
+A client that reuses a slot sends the same `inputs` and `outputs` bytes again and again. What was checked for those bytes stays
+true as long as the model version and the regions it names live, so the result, a Binding, is kept with the session
+and everything later stages need is in it, encoded: the Placement for the worker and the outputs of the reply.
+
+Rules and texts are those of Triton's core where it has them (its infer_request.cc and shared_memory_manager.cc).
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Hashable, Sequence
+
+import msgspec
+
+from ..ipc.codec import encode
+from ..ipc.errors import invalid
+from ..ipc.messages import (
+    FEW,
+    InputSlice,
+    InputTensor,
+    OutputPlace,
+    OutputSlice,
+    OutputTensor,
+    Placement,
+    TensorSpec,
+)
+from ..ipc.tensors import byte_size
+from .models import ServedModel
+from .regions import Region, RegionNames
+
+_inputs_decoder = msgspec.msgpack.Decoder(list[InputTensor])
+_places_decoder = msgspec.msgpack.Decoder(list[OutputPlace])
+
+Inline = Callable[[Sequence[int]], tuple[Region, list[int]]]
+"""Stores the message's parts (their sizes are given) in one fresh region; returns it and where each part begins."""
+
+
+class Binding:
+    """A checked placement of one request of one model version."""
+
+    __slots__ = ("item", "model", "places", "regions", "reply", "rows", "shape_key", "single_use")
+
+    def __init__(
+        self, model: ServedModel, rows: int, shape_key: Hashable, regions: tuple[Region, ...], item: msgspec.Raw,
+        reply: msgspec.Raw | None, places: list[OutputPlace], single_use: bool,
+    ) -> None:  # fmt: skip
+        self.model = model
+        self.rows = rows
+        self.shape_key = shape_key
+        self.regions = regions  # each once
+        self.item = item  # the encoded Placement
+        self.reply = reply  # the encoded outputs, where they are known before execution
+        self.places = places  # by position of the output in the model's configuration order as asked
+        self.single_use = single_use  # inline tensors: the region is this request's own
+
+    def __repr__(self) -> str:
+        return f"<Binding {self.model.label} rows {self.rows} regions {[region.name for region in self.regions]}>"
+
+
+class _Span:
+    """A stretch of memory a request uses; two spans of one object must not overlap when one is written."""
+
+    __slots__ = ("begin", "end", "identity", "tensor")
+
+    def __init__(self, tensor: str, region: Region, offset: int, size: int) -> None:
+        self.tensor = tensor
+        self.identity = region.identity
+        self.begin = region.offset + offset
+        self.end = self.begin + size
+
+
+def bind(
+    model: ServedModel, names: RegionNames, inputs: bytes, outputs: bytes, parts: Sequence[int], inline: Inline
+) -> Binding:
+    """Checks one request against its model and its session's regions.
+
+    `parts` are the byte sizes of the message parts it brought, `inline` stores them. Raises CallerError naming model,
+    tensor, what was expected and what came. Nothing is stored unless everything else is in order.
+    """
+    tensors = _decode(_inputs_decoder, inputs, "inputs", model)
+    places = _decode(_places_decoder, outputs, "outputs", model) or model.unplaced
+    by_name = _by_name([tensor.name for tensor in tensors], "input", model)
+    _check_input_names(model, by_name)
+    ordered = [tensors[by_name[spec.name]] for spec in model.spec.inputs]
+    rows = _check_shapes(model, ordered)
+    if sum(not tensor.region for tensor in tensors) != len(parts):
+        wanted = [tensor.name for tensor in tensors if not tensor.region]
+        raise invalid(
+            f"model '{model.name}': {len(wanted)} inputs have no region ({', '.join(wanted) or 'none'}), "
+            f"but {len(parts)} inline parts came"
+        )
+    _check_sizes(model, tensors, parts)
+    spans, slots = _place_outputs(model, names, places, rows)
+    regions = _input_regions(model, names, ordered)
+    _check_overlaps(model, [_Span(t.name, r, t.offset, t.byte_size) for t, r in zip(ordered, regions) if r], spans)
+    slices = _slices(ordered, regions, _store_inline(tensors, parts, inline))
+    used = {region.number: region for region, _ in slices} | {span_region.number: span_region for span_region in slots.regions}
+    item = Placement(rows, [piece for _, piece in slices], slots.slices)
+    reply = _predict(model, places, slots.slices, rows)
+    return Binding(
+        model, rows, _shape_key(model, ordered), tuple(used.values()), msgspec.Raw(encode(item)), reply, places, bool(parts)
+    )
+
+
+class _OutputSlots:
+    """Where a request's outputs go, for the worker."""
+
+    __slots__ = ("regions", "slices")
+
+    def __init__(self) -> None:
+        self.regions: list[Region] = []
+        self.slices: list[OutputSlice] = []
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[list], encoded: bytes, what: str, model: ServedModel) -> list:  # type: ignore[type-arg]
+    try:
+        values = decoder.decode(encoded)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid(f"model '{model.name}': malformed {what}: {error}") from None
+    if len(values) > FEW:
+        raise invalid(f"model '{model.name}': at most {FEW} {what} per request, got {len(values)}")
+    return values
+
+
+def _by_name(names: list[str], kind: str, model: ServedModel) -> dict[str, int]:
+    by_name = {name: position for position, name in enumerate(names)}
+    if len(by_name) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise invalid(f"{kind} '{twice}' already exists in request for model '{model.name}'")
+    return by_name
+
+
+def _check_input_names(model: ServedModel, given: dict[str, int]) -> None:
+    expected = [spec.name for spec in model.spec.inputs]
+    for name in given:
+        if name not in expected:
+            raise invalid(f"unexpected inference input '{name}' for model '{model.name}'; its inputs are {_listed(expected)}")
+    missing = [name for name in expected if name not in given]
+    if missing:
+        raise invalid(
+            f"expected {len(expected)} inputs but got {len(given)} inputs for model '{model.name}'. Got input(s) "
+            f"[{_listed(given)}], but missing required input(s) [{_listed(missing)}]. Please provide all required input(s)."
+        )
+
+
+def _listed(names: Sequence[str] | dict[str, int]) -> str:
+    return ",".join(f"'{name}'" for name in names)
+
+
+def _check_shapes(model: ServedModel, ordered: list[InputTensor]) -> int:
+    """Datatypes and shapes of all inputs; returns the rows (1 for a model without batch dimension)."""
+    rows = 0
+    for spec, tensor in zip(model.spec.inputs, ordered):
+        if tensor.datatype != spec.datatype:
+            raise invalid(
+                f"inference input '{spec.name}' data-type is '{tensor.datatype}', but model '{model.name}' expects '{spec.datatype}'"
+            )
+        shape = tensor.shape
+        if model.batches:
+            if not shape:
+                raise invalid(f"input '{spec.name}' has no shape but model requires batch dimension for '{model.name}'")
+            if rows not in (0, shape[0]):
+                raise invalid(
+                    f"input '{spec.name}' batch size does not match other inputs for '{model.name}': {shape[0]} and {rows}"
+                )
+            rows = shape[0]
+            shape = shape[1:]
+        if not _fits(spec.dims, shape):
+            raise invalid(_shape_text(model, spec, tensor.shape))
+    if model.batches and not 1 <= rows <= model.spec.max_batch_size:
+        raise invalid(
+            f"inference request batch-size must be <= {model.spec.max_batch_size} and >= 1 for '{model.name}', got {rows}"
+        )
+    return rows or 1
+
+
+def _fits(dims: list[int], shape: list[int]) -> bool:
+    return len(dims) == len(shape) and all(dim in (-1, size) for dim, size in zip(dims, shape))
+
+
+def _shape_text(model: ServedModel, spec: TensorSpec, shape: list[int]) -> str:
+    expected = ([-1] if model.batches else []) + spec.dims
+    text = f"unexpected shape for input '{spec.name}' for model '{model.name}'. Expected [{_numbers(expected)}], got [{_numbers(shape)}]."
+    if model.batches:
+        text += (
+            " NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to each"
+            " input shape."
+        )
+    return text
+
+
+def _numbers(values: Sequence[int]) -> str:
+    return ",".join(str(value) for value in values)
+
+
+def _check_sizes(model: ServedModel, tensors: list[InputTensor], parts: Sequence[int]) -> None:
+    inline = iter(parts)
+    for tensor in tensors:
+        given = tensor.byte_size if tensor.region else next(inline)
+        expected = byte_size(tensor.datatype, tensor.shape)
+        if expected is not None and given != expected:
+            raise invalid(
+                f"input byte size mismatch for input '{tensor.name}' for model '{model.name}'. Expected {expected}, got {given}"
+            )
+
+
+def _input_regions(model: ServedModel, names: RegionNames, ordered: list[InputTensor]) -> list[Region | None]:
+    found: list[Region | None] = []
+    for tensor in ordered:
+        if not tensor.region:
+            found.append(None)
+            continue
+        asker = f"input '{tensor.name}' of model '{model.name}'"
+        region = names.find(tensor.region, asker)
+        _check_bounds(asker, region, tensor.offset, tensor.byte_size)
+        found.append(region)
+    return found
+
+
+def _check_bounds(asker: str, region: Region, offset: int, size: int) -> None:
+    if offset > region.byte_size:
+        raise invalid(
+            f"{asker}: Invalid offset for shared memory region: '{region.name}' has {region.byte_size} bytes, offset is {offset}"
+        )
+    if offset + size > region.byte_size:
+        raise invalid(
+            f"{asker}: Invalid offset + byte size for shared memory region: '{region.name}' has {region.byte_size} bytes, "
+            f"offset {offset} + byte size {size} is {offset + size}"
+        )
+
+
+def _place_outputs(
+    model: ServedModel, names: RegionNames, places: list[OutputPlace], rows: int
+) -> tuple[list[_Span], _OutputSlots]:
+    _by_name([place.name for place in places], "output", model)
+    spans: list[_Span] = []
+    slots = _OutputSlots()
+    for place in places:
+        position = model.output_position.get(place.name)
+        if position is None:
+            raise invalid(
+                f"unexpected inference output '{place.name}' for model '{model.name}'; its outputs are {_listed(model.output_position)}"
+            )
+        if not place.region:
+            slots.slices.append(OutputSlice(position, -1, 0, 0))
+            continue
+        asker = f"output '{place.name}' of model '{model.name}'"
+        region = names.find(place.region, asker)
+        _check_bounds(asker, region, place.offset, place.byte_size)
+        needed = model.output_bytes(position, rows)
+        if needed is not None and place.byte_size < needed:
+            raise invalid(
+                f"shared memory size specified with the request for {asker} ({place.byte_size} bytes) should be at least "
+                f"{needed} bytes to hold the results"
+            )
+        slots.slices.append(OutputSlice(position, region.number, place.offset, place.byte_size))
+        slots.regions.append(region)
+        spans.append(_Span(place.name, region, place.offset, place.byte_size))
+    return spans, slots
+
+
+def _check_overlaps(model: ServedModel, read: list[_Span], written: list[_Span]) -> None:
+    for position, output in enumerate(written):
+        for other in read + written[:position]:
+            if output.identity == other.identity and output.begin < other.end and other.begin < output.end:
+                raise invalid(
+                    f"model '{model.name}': output '{output.tensor}' overlaps '{other.tensor}' in memory "
+                    f"(bytes {output.begin} to {output.end} and {other.begin} to {other.end})"
+                )
+
+
+def _store_inline(tensors: list[InputTensor], parts: Sequence[int], inline: Inline) -> dict[str, tuple[Region, int, int]]:
+    """Name of each inline input -> its region, offset and size."""
+    if not parts:
+        return {}
+    region, offsets = inline(parts)
+    brought = [tensor.name for tensor in tensors if not tensor.region]
+    return {name: (region, offset, size) for name, offset, size in zip(brought, offsets, parts)}
+
+
+def _slices(
+    ordered: list[InputTensor], regions: list[Region | None], stored: dict[str, tuple[Region, int, int]]
+) -> list[tuple[Region, InputSlice]]:
+    slices: list[tuple[Region, InputSlice]] = []
+    for tensor, region in zip(ordered, regions):
+        offset, size = tensor.offset, tensor.byte_size
+        if region is None:
+            region, offset, size = stored[tensor.name]
+        slices.append((region, InputSlice(region.number, offset, size, tensor.shape)))
+    return slices
+
+
+def _shape_key(model: ServedModel, ordered: list[InputTensor]) -> Hashable:
+    """None for a model whose shapes are fixed; else what must be equal within a batch."""
+    if model.fixed_shapes:
+        return None
+    return tuple(tuple(tensor.shape[1:] if model.batches else tensor.shape) for tensor in ordered)
+
+
+def _predict(model: ServedModel, places: list[OutputPlace], slices: list[OutputSlice], rows: int) -> msgspec.Raw | None:
+    """The reply's outputs, when all of them are placed and of known size; this mirrors BatchDone.items."""
+    outputs: list[OutputTensor] = []
+    for place, piece in zip(places, slices):
+        size = model.output_bytes(piece.output, rows)
+        if size is None or piece.region < 0:
+            return None
+        spec = model.spec.outputs[piece.output]
+        outputs.append(OutputTensor(spec.name, spec.datatype, model.full_shape(spec, rows), place.region, place.offset, size))
+    return msgspec.Raw(encode(outputs))

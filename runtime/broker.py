@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The broker process: one thread, one epoll, around the core.
+
+    unix listener --accept--> local link --+                        +-- socketpair --> worker
+    ZeroMQ router ----------> router peer -+--> Core (core.py) ---->+-- ...
+    pidfds of clients and workers, signals, workers' output, the repository reader: all in the same epoll
+
+Each turn: read what is readable (at most one buffer per socket), feed the core, do what has become due, flush.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from ..ipc.addresses import parse_address
+from ..ipc.errors import BrokerError, PenstockError
+from .core import Core
+from .doors import Door, LocalDoor, ZmqDoor
+from .event_loop import EventLoop
+from .instances import Instance, WorkerProcess
+from .processes import AttachedWorker
+from .repository.directory import ScanResult, scan
+from .sessions import Session
+from .settings import Settings
+from .signals import StopSignals
+from .watched import WatchedWorkers
+
+log = logging.getLogger("penstock.broker")
+
+NS = 1_000_000_000
+SWEEP_NS = NS
+"""How often leases are looked at, where there are any; also the gap after which the broker suspects it was stalled itself."""
+
+
+class Broker:
+    """Runs one broker until it is told to stop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._loop = EventLoop()
+        self._workers = WatchedWorkers(self._loop)
+        self._core = Core(settings, self, time.monotonic_ns)
+        self._workers.serve(self._core)
+        self._doors: list[Door] = []
+        self._reader = ThreadPoolExecutor(1, "repository-reader")
+        self._read: Future[ScanResult] | None = None
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._swept_ns = time.monotonic_ns()
+        self._again = False  # a door had more to read than one turn takes
+
+    def __repr__(self) -> str:
+        return f"<Broker {[door.address for door in self._doors]} {self._core!r}>"
+
+    # --- the process -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Binds, serves, and on SIGTERM, SIGINT or a stop query drains and leaves. Raises BrokerError when it cannot bind."""
+        _raise_descriptor_limit()
+        with StopSignals(self._loop, self._stop):
+            try:
+                self._open_doors()
+                self._read_repositories()
+                while not self._core.stopping:
+                    self._turn(None)
+                self._drain()
+            finally:
+                self._close()
+
+    def _open_doors(self) -> None:
+        for text in self._settings.addresses:
+            kind, target = parse_address(text)
+            door: Door = (
+                LocalDoor(target, self._loop, self._core, self._settings)
+                if kind == "local"
+                else ZmqDoor(target, self._loop, self._core, self._settings)
+            )
+            self._doors.append(door)
+            log.info("listening on %s", door.address)
+
+    def _turn(self, until_ns: int | None) -> None:
+        """One round of the loop; waits at most until `until_ns`."""
+        core = self._core
+        self._loop.turn(self._patience_s(until_ns))
+        now = time.monotonic_ns()
+        due = core.next_deadline()
+        if due is not None and due <= now:
+            core.tick(now)
+        if now - self._swept_ns >= SWEEP_NS:
+            self._sweep(now)
+        self._again = False
+        for _ in range(2):  # flushing to ZeroMQ may swallow the edge that announced more to read
+            self._again = any([door.read_more(now) for door in self._doors])
+            self._flush(now)
+            if not self._again:
+                break
+
+    def _patience_s(self, until_ns: int | None) -> float:
+        """How long the loop may wait for something to happen; -1: for ever."""
+        if self._again:
+            return 0.0
+        times = [at for at in (self._core.next_deadline(), until_ns) if at is not None]
+        for door in self._doors:
+            retry_ns = door.next_retry_ns()
+            if retry_ns is not None:
+                times.append(retry_ns)
+            if door.has_leases():
+                times.append(self._swept_ns + SWEEP_NS)
+        return max(0.0, (min(times) - time.monotonic_ns()) / NS) if times else -1.0
+
+    def _flush(self, now_ns: int) -> None:
+        full_sessions, full_instances = self._core.flush()
+        for session in full_sessions:
+            self._door_of(session).wait_for_room(session, now_ns)
+        for instance in full_instances:
+            self._workers.wait_for_room(instance)
+
+    def _sweep(self, now_ns: int) -> None:
+        """Leases. Time in which this process itself did not run is not held against anybody."""
+        stalled_ns = max(0, now_ns - self._swept_ns - 2 * SWEEP_NS)
+        self._swept_ns = now_ns
+        for door in self._doors:
+            door.sweep(now_ns, stalled_ns)
+
+    def _stop(self) -> None:
+        if self._core.stopping:  # the second signal: no more patience
+            self._core.fleet.kill("broker was told to stop twice")
+        self._core.stopping = True
+
+    def _drain(self) -> None:
+        """Accepted requests may finish within drain_s; then workers have kill_s to leave."""
+        log.info("stopping")
+        core, settings = self._core, self._settings
+        limit = time.monotonic_ns() + int(settings.drain_s * NS)
+        while not core.is_idle() and time.monotonic_ns() < limit:
+            self._turn(limit)
+        core.abandon("the broker is stopping")
+        core.fleet.stop()
+        limit = time.monotonic_ns() + int(settings.kill_s * NS)
+        while core.fleet.instances and time.monotonic_ns() < limit:
+            self._turn(limit)
+        core.fleet.kill("did not exit in time")
+        limit = time.monotonic_ns() + NS
+        while core.fleet.instances and time.monotonic_ns() < limit:
+            self._turn(limit)
+
+    def _close(self) -> None:
+        self._core.fleet.kill("the broker is leaving")
+        for instance in list(self._core.fleet.instances.values()):
+            self._workers.exited(instance)
+        self._core.flush()
+        for session in list(self._core.sessions.values()):
+            self._core.end_session(session, "the broker is leaving")
+        for door in self._doors:
+            door.close()
+        self._reader.shutdown(wait=False, cancel_futures=True)
+        self._loop.close()
+        os.close(self._wake)
+        log.info("stopped")
+
+    # --- the repositories ------------------------------------------------------------------------------------------------
+
+    def _read_repositories(self) -> None:
+        self._loop.add(self._wake, self._repositories_read)
+        repositories = [Path(path) for path in self._settings.repositories]
+        self._read = self._reader.submit(scan, repositories, gpu_fallback=self._settings.gpu_fallback)
+        self._read.add_done_callback(lambda _read: os.eventfd_write(self._wake, 1))
+
+    def _repositories_read(self, _events: int) -> None:
+        os.eventfd_read(self._wake)
+        assert self._read is not None
+        try:
+            found = self._read.result()
+        except PenstockError as error:
+            raise BrokerError(error.message, error.code) from error
+        self._core.serve(found)
+
+    # --- Host: what the core asks of its surroundings --------------------------------------------------------------------
+
+    def launch(self, name: str) -> WorkerProcess:
+        """Starts a worker."""
+        return self._workers.launch(name)
+
+    def adopt(self, session: Session) -> WorkerProcess:
+        """Takes a local connection out of its door and makes a worker of it."""
+        door = self._door_of(session)
+        assert isinstance(door, LocalDoor) and session.peer is not None
+        link, pidfd = door.release(session)
+        return AttachedWorker(link, session.peer, pidfd)
+
+    def watch(self, instance: Instance) -> None:
+        """Listens to a worker."""
+        self._workers.watch(instance)
+
+    def forget(self, session: Session) -> None:
+        """Stops listening to a client."""
+        self._door_of(session).forget(session)
+
+    def _door_of(self, session: Session) -> Door:
+        return next(door for door in self._doors if door.has(session))
+
+
+def _raise_descriptor_limit() -> None:
+    """A broker holds a descriptor per region and two per client; the soft limit is often 1024 for select()'s sake alone."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

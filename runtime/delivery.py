@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scheduler's commands, carried out: batches to workers, outcomes and releases to clients."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any, Callable, Sequence
+
+from msgspec import Raw
+
+from ..ipc.codec import encode
+from ..ipc.errors import ModelError
+from ..ipc.messages import Batch, BatchDone, Explanation, Failed, ItemResult, OutputTensor, Released, Result
+from .fleet import Fleet
+from .models import ModelTable
+from .regions import RegionRegistry
+from .requests import InferRequest
+from .scheduling.commands import AnyCommand, Completed, Drained, Finish, Kill, Release, SendBatch
+from .sessions import Session
+
+log = logging.getLogger("penstock.broker")
+
+
+class Delivery:
+    """Turns commands into messages, and keeps the books of what was delivered."""
+
+    def __init__(
+        self,
+        models: ModelTable,
+        regions: RegionRegistry,
+        fleet: Fleet,
+        unflushed: set[Session],
+        clock: Callable[[], int],
+    ) -> None:
+        self._models = models
+        self._regions = regions
+        self._fleet = fleet
+        self._unflushed = unflushed
+        self._clock = clock
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            SendBatch: self._send_batch,
+            Finish: self._finish,
+            Release: self._release_late,
+            Kill: self._kill,
+            Drained: self._drained,
+        }
+
+    def __repr__(self) -> str:
+        return f"<Delivery to {len(self._unflushed)} unflushed sessions>"
+
+    def carry_out(self, command: AnyCommand) -> None:
+        """Carries out any command but Completed, which needs the worker's report."""
+        self._handlers[type(command)](command)
+
+    def batch_done(self, commands: Sequence[AnyCommand], report: BatchDone, fds: list[int], now_ns: int) -> None:
+        """Carries out what followed from a worker's report. The caller keeps `fds`."""
+        for command in commands:
+            if type(command) is Completed:
+                self._completed(command, report, fds, now_ns)
+            else:
+                self._handlers[type(command)](command)
+
+    # --- to workers ------------------------------------------------------------------------------------------------------
+
+    def _send_batch(self, command: SendBatch) -> None:
+        batch = command.batch
+        instance = self._fleet.instances[batch.instance]
+        mapped = instance.mapped
+        items: list[Raw] = []
+        for request in batch.requests:
+            binding = request.binding  # type: ignore[attr-defined]
+            for region in binding.regions:
+                if region.number not in mapped:
+                    self._regions.map_into(region, instance)
+            items.append(binding.item)
+        instance.link.put(Batch(batch.number, items))
+        self._fleet.unflushed.add(instance)
+
+    def _kill(self, command: Kill) -> None:
+        self._fleet.instances[command.instance].kill(command.message)
+
+    def _drained(self, command: Drained) -> None:
+        log.info("model %s is drained", self._models.by_number(command.model).label)
+
+    # --- to clients ------------------------------------------------------------------------------------------------------
+
+    def _completed(self, command: Completed, report: BatchDone, fds: list[int], now_ns: int) -> None:
+        batch = command.batch
+        model = self._models.by_number(batch.model)
+        model.executed(batch.rows, batch.closed.value, report, time.time_ns() // 1_000_000)
+        results = _results_by_number(batch.requests, report, fds) if report.items else {}
+        for request in command.live:
+            assert isinstance(request, InferRequest)
+            if report.message:
+                error = (report.code or "INTERNAL", f"model '{model.name}': {report.message}", report.fault)
+                self._fail(request, error, True, now_ns)
+            elif report.items:
+                self._deliver_item(request, results[request.number], batch, report, now_ns)
+            else:
+                reply = request.binding.reply
+                assert reply is not None, request
+                self._succeed(request, reply, batch, report, now_ns)
+            self._release(request)
+        for request in command.late:
+            self._release_late_request(request)
+
+    def _succeed(
+        self, request: InferRequest, outputs: Raw, batch: Any, report: BatchDone, now_ns: int, brought: Sequence[int] = (),
+        parts: Sequence[bytes] = (),
+    ) -> None:  # fmt: skip
+        model = request.binding.model
+        model.succeeded(request.rows, now_ns - request.arrived_ns, report.started_ns - request.arrived_ns, report)
+        client = request.client
+        if client.ended:
+            return
+        explain = self._explanation(request, batch, report) if request.explain else None
+        client.link.put(Result(request.client_id, outputs, model.version, explain, len(brought), len(parts)), brought, parts)
+        self._unflushed.add(client)
+
+    def _deliver_item(
+        self, request: InferRequest, found: tuple[ItemResult, int | None], batch: Any, report: BatchDone, now_ns: int
+    ) -> None:
+        item, fd = found
+        if item.code:
+            self._fail(request, (item.code, item.message, item.fault), True, now_ns)
+            return
+        outputs = _output_tensors(request, item)
+        if request.client.takes_fds or fd is None:
+            brought = [] if fd is None else [fd]
+            self._succeed(request, Raw(encode(outputs)), batch, report, now_ns, brought)
+            return
+        parts = [os.pread(fd, output.byte_size, output.offset) for output in outputs if not output.region]
+        self._succeed(request, Raw(encode(outputs)), batch, report, now_ns, (), parts)
+
+    def _explanation(self, request: InferRequest, batch: Any, report: BatchDone) -> Explanation:
+        return Explanation(
+            self._fleet.instances[batch.instance].name, batch.rows, len(batch.requests), batch.closed.value,
+            max(0, report.started_ns - request.arrived_ns), report.input_ns, report.infer_ns, report.output_ns, report.copies,
+        )  # fmt: skip
+
+    def _finish(self, command: Finish) -> None:
+        request = command.request
+        assert isinstance(request, InferRequest)
+        self._fail(request, (command.code.value, f"model '{request.binding.model.name}': {command.message}", command.fault), command.released, self._clock())
+        if command.released:
+            self._release(request)
+
+    def _fail(self, request: InferRequest, error: tuple[str, str, str], released: bool, now_ns: int) -> None:
+        request.binding.model.failed(now_ns - request.arrived_ns)
+        client = request.client
+        if client.ended:
+            return
+        code, message, fault = error
+        client.link.put(Failed(code, message, fault, request.client_id, released))
+        self._unflushed.add(client)
+
+    # --- release ---------------------------------------------------------------------------------------------------------
+
+    def _release_late(self, command: Release) -> None:
+        self._release_late_request(command.request)
+
+    def _release_late_request(self, request: Any) -> None:
+        assert isinstance(request, InferRequest)
+        self._release(request)
+        if not request.client.ended:
+            request.client.link.put(Released(request.client_id))
+            self._unflushed.add(request.client)
+
+    def _release(self, request: InferRequest) -> None:
+        del request.client.in_flight[request.client_id]
+        told = self._regions.release(request.binding.regions)
+        if told:
+            self._fleet.unflushed.update(told)
+
+
+def _results_by_number(requests: Sequence[Any], report: BatchDone, fds: list[int]) -> dict[int, tuple[ItemResult, int | None]]:
+    """Each request's own result and the descriptor it brought."""
+    if len(report.items) != len(requests):
+        raise ModelError(f"a worker answered {len(report.items)} requests of a batch of {len(requests)}")
+    waiting = iter(fds)
+    return {request.number: (item, next(waiting) if item.fds else None) for request, item in zip(requests, report.items)}
+
+
+def _output_tensors(request: InferRequest, item: ItemResult) -> list[OutputTensor]:
+    binding = request.binding
+    outputs: list[OutputTensor] = []
+    for place, output in zip(binding.places, item.outputs):
+        spec = binding.model.spec.outputs[output.output]
+        offset = place.offset if place.region else output.offset
+        outputs.append(OutputTensor(spec.name, spec.datatype, output.shape, place.region, offset, output.byte_size))
+    return outputs

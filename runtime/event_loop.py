@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An epoll with a callback per descriptor: all of the broker's waiting happens here."""
+
+from __future__ import annotations
+
+import select
+from typing import Callable
+
+READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+
+
+class EventLoop:
+    """An epoll with a callback per descriptor."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+
+    def __repr__(self) -> str:
+        return f"<EventLoop {len(self._callbacks)} descriptors>"
+
+    def add(self, fd: int, callback: Callable[[int], None], events: int = READ) -> None:
+        """Calls back with the events whenever `fd` has some."""
+        self._epoll.register(fd, events)
+        self._callbacks[fd] = callback
+
+    def modify(self, fd: int, events: int) -> None:
+        """Changes what `fd` is watched for."""
+        self._epoll.modify(fd, events)
+
+    def remove(self, fd: int) -> None:
+        """Stops watching; to be called before the descriptor is closed. Idempotent."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def turn(self, timeout_s: float) -> None:
+        """Waits for something to happen, and calls back for all that did."""
+        callbacks = self._callbacks
+        for fd, events in self._epoll.poll(timeout_s):
+            callback = callbacks.get(fd)
+            if callback is not None:  # else removed by an earlier callback of this turn
+                callback(events)
+
+    def close(self) -> None:
+        """Closes the epoll itself."""
+        self._epoll.close()

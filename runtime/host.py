@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the core needs of the process around it. The event loop provides it with sockets, a test with scripted links."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .instances import Instance, WorkerProcess
+    from .sessions import Session
+
+
+class Host(Protocol):
+    """The surroundings of a Core."""
+
+    def launch(self, name: str) -> WorkerProcess:
+        """Starts a worker process for the instance of this name. Raises MachineError when the machine refuses."""
+        ...
+
+    def adopt(self, session: Session) -> WorkerProcess:
+        """Makes a worker of a connection that said so in its Hello; the session's link passes to it."""
+        ...
+
+    def watch(self, instance: Instance) -> None:
+        """From now on, what this instance says goes to the core, and so does its death."""
+        ...
+
+    def forget(self, session: Session) -> None:
+        """The session has ended; its link is about to be closed."""
+        ...

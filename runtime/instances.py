@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An instance: one worker process as the broker sees it, from launch to death.
+
+A restarted worker is a new Instance with the same name; numbers are never reused, so that whatever arrives late for the
+old one finds nothing.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+from ..ipc.messages import Message
+from .sessions import Link
+
+if TYPE_CHECKING:
+    from .models import ServedModel
+    from .regions import Region
+
+
+class InstanceState(Enum):
+    """LOADING: launched. LOADED: has the model, warming up. READY: takes batches. STOPPING: told to go. DEAD: gone."""
+
+    LOADING = "loading"
+    LOADED = "loaded"
+    READY = "ready"
+    STOPPING = "stopping"
+    DEAD = "dead"
+
+
+#: state -> states it may become. Anything may die at any time; nothing comes back from death.
+TRANSITIONS: dict[InstanceState, frozenset[InstanceState]] = {
+    InstanceState.LOADING: frozenset({InstanceState.LOADED, InstanceState.STOPPING, InstanceState.DEAD}),
+    InstanceState.LOADED: frozenset({InstanceState.READY, InstanceState.STOPPING, InstanceState.DEAD}),
+    InstanceState.READY: frozenset({InstanceState.STOPPING, InstanceState.DEAD}),
+    InstanceState.STOPPING: frozenset({InstanceState.DEAD}),
+    InstanceState.DEAD: frozenset(),
+}
+
+
+class WorkerProcess(Protocol):
+    """A process behind an instance: spawned (processes.py) or attached by hand."""
+
+    link: Link
+    pid: int
+
+    def kill(self) -> None: ...
+    def close(self) -> str:
+        """Reaps it and closes what the broker holds of it; says how it ended, e.g. "died (signal 9)"."""
+        ...
+
+
+class Instance:
+    """One worker process of one model version."""
+
+    def __init__(self, number: int, name: str, model: ServedModel, process: WorkerProcess, supervised: bool) -> None:
+        self.number = number
+        self.name = name  # Triton's instance name, e.g. digits_0_1
+        self.model = model
+        self.process = process
+        self.link = process.link
+        self.supervised = supervised  # restarted when it dies; false for workers attached by hand
+        self.state = InstanceState.LOADING
+        self.verdict = ""  # why the broker killed it, if it did
+        self.load_error = ""  # what LoadFailed said
+        #: number of a region -> region that this worker has mapped
+        self.mapped: dict[int, Region] = {}
+
+    def __repr__(self) -> str:
+        return (
+            f"<Instance {self.number} {self.name} {self.state.value} pid {self.process.pid}, {len(self.mapped)} regions mapped>"
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes batches."""
+        return self.state is InstanceState.READY
+
+    def become(self, state: InstanceState) -> None:
+        """Moves along TRANSITIONS; an illegal move raises with the instance's story."""
+        if state not in TRANSITIONS[self.state]:
+            raise AssertionError(f"{self!r} cannot become {state.value}")
+        self.state = state
+
+    def check_invariants(self) -> None:
+        """A dead worker has nothing mapped."""
+        assert self.state is not InstanceState.DEAD or not self.mapped, self
+
+    def send(self, message: Message) -> None:
+        """Queues one message for the worker."""
+        self.link.put(message)
+
+    def kill(self, verdict: str) -> None:
+        """Ends the process at once; its death arrives as any other."""
+        if not self.verdict:
+            self.verdict = verdict
+        self.process.kill()
+
+    def hung_up(self) -> None:
+        """Its socket is closed: on its way out if it was told to stop, else of no more use."""
+        if self.state is not InstanceState.STOPPING:
+            self.kill("worker closed its socket")
+
+    def describe(self) -> dict[str, object]:
+        """The instance as `penstock status` shows it."""
+        return {
+            "instance": self.name,
+            "model": self.model.name,
+            "version": self.model.version,
+            "state": self.state.value,
+            "pid": self.process.pid,
+            "regions_mapped": len(self.mapped),
+        }

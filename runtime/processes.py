@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Worker processes: spawned on a socketpair, watched by pidfd, their output read line by line.
+
+Spawned from the broker's main thread, since PR_SET_PDEATHSIG fires when the spawning thread ends; the child asks for it
+itself (workers/main.py), because nothing may run between fork and exec.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import IO, Any
+
+from ..ipc.codec import FrameDecoder
+from ..ipc.local import LocalLink
+from ..ipc.messages import FromWorker
+from ..ipc.peers import Peer
+
+MAX_LINE_BYTES = 8192
+
+
+class OutputReader:
+    """Lines of one pipe of a worker. Never blocks; an endless line is cut."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._pending = b""
+        os.set_blocking(pipe.fileno(), False)
+
+    def __repr__(self) -> str:
+        return f"<OutputReader fd {self.fileno()}, {len(self._pending)} bytes of a line>"
+
+    def fileno(self) -> int:
+        """The pipe's descriptor."""
+        return self._pipe.fileno()
+
+    def read_lines(self) -> list[str] | None:
+        """The lines that are complete; None at the end of the pipe, when nothing is left."""
+        try:
+            content = os.read(self._pipe.fileno(), 65536)
+        except BlockingIOError:
+            return []
+        if not content and not self._pending:
+            return None
+        *lines, self._pending = (self._pending + content).split(b"\n")
+        if not content or len(self._pending) > MAX_LINE_BYTES:
+            lines.append(self._pending)
+            self._pending = b""
+        return [line[:MAX_LINE_BYTES].decode("utf-8", "replace").rstrip() for line in lines]
+
+    def close(self) -> None:
+        """Closes the pipe; idempotent."""
+        self._pipe.close()
+
+
+class SpawnedWorker:
+    """A child of the broker."""
+
+    def __init__(self, name: str) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        command = [sys.executable, "-m", "penstock.workers", "--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
+        with theirs:
+            self._child = subprocess.Popen(  # noqa: S603 - our own module, no shell
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                pass_fds=(theirs.fileno(),),
+            )  # fmt: skip
+        self.name = name
+        self.pid = self._child.pid
+        self.pidfd = os.pidfd_open(self.pid)
+        self.link: LocalLink[Any] = LocalLink(ours, FrameDecoder(FromWorker))
+        assert self._child.stdout is not None
+        self.output: OutputReader | None = OutputReader(self._child.stdout)
+
+    def __repr__(self) -> str:
+        return f"<SpawnedWorker {self.name} pid {self.pid}>"
+
+    def kill(self) -> None:
+        """SIGKILL. It cannot have been reaped by anybody else, so the pid is its own."""
+        self._child.kill()
+
+    def close(self) -> str:
+        """Reaps the dead child; says how it ended."""
+        status = self._child.wait()
+        self.link.close()
+        os.close(self.pidfd)
+        if self.output is not None:
+            self.output.close()
+        return how_it_ended(status)
+
+
+class AttachedWorker:
+    """A worker that somebody started by hand and that connected to the broker's socket."""
+
+    def __init__(self, link: LocalLink[Any], peer: Peer, pidfd: int) -> None:
+        self.name = f"pid {peer.pid}"
+        self.link = link
+        self.pid = peer.pid
+        self.pidfd = pidfd
+        self.output: OutputReader | None = None
+
+    def __repr__(self) -> str:
+        return f"<AttachedWorker pid {self.pid}>"
+
+    def kill(self) -> None:
+        """SIGKILL, by pidfd: never hits another process that got the same pid."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            return  # it is dead already, which is what was wanted
+
+    def close(self) -> str:
+        """Closes what the broker holds of it."""
+        self.link.close()
+        os.close(self.pidfd)
+        return "left"
+
+
+class SpawningLauncher:
+    """Launches real worker processes."""
+
+    def launch(self, name: str) -> SpawnedWorker:
+        """Starts one; it says nothing until it gets LoadModel."""
+        return SpawnedWorker(name)
+
+
+def how_it_ended(status: int) -> str:
+    """A child's end in the words of the error messages: "died (signal 9)", "exited with status 1"."""
+    if status >= 0:
+        return f"exited with status {status}"
+    hint = ", perhaps for want of memory" if -status == signal.SIGKILL else ""
+    return f"died (signal {-status}{hint})"

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documents a client may ask for. Each is plain data: maps, lists, numbers, text."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Callable
+
+from ..ipc.errors import CallerError, Code, invalid
+from ..ipc.messages import Query, TensorSpec
+from .models import ServedModel
+
+if TYPE_CHECKING:
+    from .core import Core
+    from .sessions import Session
+
+
+class Queries:
+    """Answers Query messages from the broker's own state."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._answers: dict[str, Callable[[Session, Query], Any]] = {
+            "metadata": self._metadata,
+            "ready": self._ready,
+            "config": self._config,
+            "statistics": self._statistics,
+            "stages": self._stages,
+            "index": self._index,
+            "regions": self._regions,
+            "status": self._status,
+            "stop": self._stop,
+        }
+
+    def __repr__(self) -> str:
+        return f"<Queries {sorted(self._answers)}>"
+
+    def answer(self, session: Session, query: Query) -> Any:
+        """The document asked for. Raises CallerError for an unknown one, and what finding the model raises."""
+        try:
+            make = self._answers[query.what]
+        except KeyError:
+            raise invalid(f"unknown query {query.what!r}; known are {', '.join(sorted(self._answers))}") from None
+        return make(session, query)
+
+    def _model(self, query: Query) -> ServedModel:
+        return self._core.models.find(query.model, query.version)
+
+    def _metadata(self, _session: Session, query: Query) -> dict[str, Any]:
+        """KServe's model metadata, plus max_batch_size; shapes carry the batch dimension as -1 in front."""
+        model = self._model(query)
+        if not model.accepts:
+            raise model.unavailable()
+        batch = [-1] if model.batches else []
+        return {
+            "name": model.name,
+            "versions": [str(other.version) for other in self._core.models.versions(model.name) if other.accepts],
+            "version": str(model.version),
+            "platform": model.config.platform or model.config.backend,
+            "max_batch_size": model.spec.max_batch_size,
+            "inputs": [_tensor(spec, batch) for spec in model.spec.inputs],
+            "outputs": [_tensor(spec, batch) for spec in model.spec.outputs],
+        }
+
+    def _ready(self, _session: Session, query: Query) -> dict[str, Any]:
+        """Whether one model version, or (no name) the broker with all its models, is ready; and why not."""
+        core = self._core
+        if query.model:
+            model = self._model(query)
+            reason = model.reason or model.state.value if not model.is_ready else ""
+            return {"ready": model.is_ready, "reason": reason}
+        if core.stopping or core.loading:
+            return {"ready": False, "reason": "stopping" if core.stopping else "loading"}
+        waiting = [row for row in core.models.summary() if row["state"] != "READY"]
+        down = [model.label for model in core.models if model.accepts and not model.is_ready]
+        reasons = [f"{row['name']}: {row['state']} {row['reason']}".strip() for row in waiting]
+        reasons += [f"{label}: no instance is up" for label in down]
+        return {"ready": not reasons, "reason": "; ".join(reasons)}
+
+    def _config(self, _session: Session, query: Query) -> Any:
+        """The completed configuration, as Triton's JSON."""
+        return self._model(query).config.to_json()
+
+    def _statistics(self, _session: Session, query: Query) -> dict[str, Any]:
+        """Triton's statistics document: one model version, all versions of a model, or everything that is READY."""
+        return {"model_stats": [m.statistics.to_json(m.name, str(m.version)) for m in self._chosen(query)]}
+
+    def _stages(self, _session: Session, query: Query) -> list[dict[str, Any]]:
+        """Histograms per stage, why batches closed, and what was copied."""
+        return [model.stages() for model in self._chosen(query)]
+
+    def _chosen(self, query: Query) -> list[ServedModel]:
+        if query.model and query.version >= 0:
+            return [self._model(query)]
+        if query.model:
+            return self._core.models.versions(query.model)
+        return [model for model in self._core.models if model.accepts]
+
+    def _index(self, _session: Session, _query: Query) -> list[dict[str, Any]]:
+        return self._core.models.summary()
+
+    def _regions(self, session: Session, _query: Query) -> list[dict[str, Any]]:
+        """This session's regions; for a client of the broker's own uid (penstock regions) everybody's, with their owners."""
+        if session.peer is None or session.peer.uid != os.geteuid():
+            return [region.describe() for region in session.regions]
+        return [
+            {**region.describe(), "session": other.number, "pid": other.peer.pid if other.peer else None}
+            for other in self._core.sessions.values()
+            for region in other.regions
+        ] + [{**region.describe(), "session": None, "pid": None} for region in self._core.regions if region.closing]
+
+    def _status(self, _session: Session, _query: Query) -> dict[str, Any]:
+        core = self._core
+        return {
+            "pid": os.getpid(),
+            "addresses": list(core.settings.addresses),
+            "ready": self._ready(_session, Query(0, "ready"))["ready"],
+            "stopping": core.stopping,
+            "models": core.models.summary(),
+            "queued": {model.label: core.scheduler.queued(model.number) for model in core.models if model.accepts},
+            "instances": [instance.describe() for instance in core.fleet.instances.values()],
+            "sessions": [session.describe() for session in core.sessions.values()],
+            "regions": len(core.regions),
+            "region_bytes": sum(region.byte_size for region in core.regions),
+            "bad_messages": core.bad_messages,
+        }
+
+    def _stop(self, session: Session, _query: Query) -> dict[str, Any]:
+        if session.peer is None or session.peer.uid != os.geteuid():
+            raise CallerError(f"only uid {os.geteuid()} may stop this broker", Code.UNSUPPORTED)
+        self._core.stopping = True
+        return {"pid": os.getpid()}
+
+
+def _tensor(spec: TensorSpec, batch: list[int]) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": batch + spec.dims}

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything the scheduler can ask the broker to do. The state change behind a command has already happened when it is given.
+
+Of every request: exactly one outcome (Finish, or its place in Completed.live) and exactly one release (Finish with
+`released`, Release, or its place in Completed.live or Completed.late), never the release before the outcome.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from ...ipc.errors import Code
+from .requests import Batch, Request
+
+
+class Command(Struct, frozen=True, gc=False):
+    """What all commands share."""
+
+
+class SendBatch(Command, frozen=True):
+    """Send the batch to its instance."""
+
+    batch: Batch
+
+
+class Finish(Command, frozen=True):
+    """An outcome that the scheduler decided. `released` false: the memory is still in use, the release follows."""
+
+    request: Request
+    code: Code
+    message: str
+    fault: str
+    released: bool
+
+
+class Release(Command, frozen=True):
+    """The outcome was given earlier; the request's memory is free now."""
+
+    request: Request
+
+
+class Completed(Command, frozen=True):
+    """A batch ended. `live` get their outcome and release now, `late` got their outcome earlier and are released now."""
+
+    batch: Batch
+    live: list[Request]
+    late: list[Request]
+
+
+class Kill(Command, frozen=True):
+    """The instance's batch ran past the watchdog's limit: end the worker; InstanceGone is to follow."""
+
+    instance: int
+    message: str
+
+
+class Drained(Command, frozen=True):
+    """Nothing of the removed model is left; the scheduler has forgotten it."""
+
+    model: int
+
+
+AnyCommand = SendBatch | Finish | Release | Completed | Kill | Drained

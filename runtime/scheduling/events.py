@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that can happen to the scheduler. Events are frozen; numbers are given by the broker and unique while in use."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from .policy import Policy
+from .requests import Request
+
+
+class Event(Struct, frozen=True, gc=False):
+    """What all events share."""
+
+
+class ModelAdded(Event, frozen=True):
+    """A model version was loaded (or is loading: requests queue until an instance is ready). The number is new per load."""
+
+    model: int
+    policy: Policy
+
+
+class ModelRemoved(Event, frozen=True):
+    """Drain: serve what is queued, refuse what is new, answer Drained when nothing is left, then forget the model."""
+
+    model: int
+
+
+class ModelDown(Event, frozen=True):
+    """The model cannot be served: queued requests fail, new ones are refused with `message` until an InstanceReady."""
+
+    model: int
+    message: str
+
+
+class InstanceReady(Event, frozen=True):
+    """An instance of the model takes batches from now on."""
+
+    instance: int
+    model: int
+
+
+class InstanceGone(Event, frozen=True):
+    """The instance is gone, and every BatchEnded that its worker managed to send has been handled before this."""
+
+    instance: int
+    message: str
+
+
+class Arrived(Event, frozen=True):
+    """A request was accepted."""
+
+    request: Request
+
+
+class ArrivedTogether(Event, frozen=True):
+    """Requests that were read in one go: all are queued before any batch is closed.
+
+    So a burst to an idle instance is one batch, not a batch of one and a rest (with a delay of 0, Triton's rule sends what
+    it sees).
+    """
+
+    requests: list[Request]
+
+
+class Cancelled(Event, frozen=True):
+    """The caller no longer wants the request."""
+
+    number: int
+
+
+class SessionEnded(Event, frozen=True):
+    """The session is over: its requests are cancelled, wherever they are."""
+
+    session: int
+
+
+class BatchEnded(Event, frozen=True):
+    """The instance has answered the batch."""
+
+    instance: int
+    batch_number: int
+
+
+class Tick(Event, frozen=True):
+    """Time has passed; due when `next_deadline()` is."""
+
+
+AnyEvent = (
+    Arrived
+    | ArrivedTogether
+    | BatchEnded
+    | Cancelled
+    | InstanceGone
+    | InstanceReady
+    | ModelAdded
+    | ModelDown
+    | ModelRemoved
+    | SessionEnded
+    | Tick
+)

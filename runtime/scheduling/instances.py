@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model's instances and the batches at them: which one takes the next batch, and when a busy one is nearly free."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+
+from msgspec import Struct, field
+
+from .executions import Executions
+from .requests import Batch
+from .timers import Timers
+
+
+class Instance(Struct, eq=False):
+    """One worker's execution context. Batches execute there in the order in which they were sent."""
+
+    number: int
+    model: int
+    #: Batches sent and not ended, in order: the first is running, the others are staged behind it. At most `credits`.
+    batches: deque[Batch] = field(default_factory=deque)
+    since_ns: int = 0  # when the first became first; while there is one
+    killed: bool = False  # the watchdog gave it up: it gets no more batches
+
+    def __repr__(self) -> str:
+        state = "killed" if self.killed else "running" if self.batches else "idle"
+        return f"<instance {self.number} of model {self.model}: {state}, batches {[b.number for b in self.batches]}>"
+
+
+class Instances:
+    """The instances of one model. `open` is how many may take a batch.
+
+    `executions` None: nothing is learnt, for a model whose batches never wait for anything but room.
+    """
+
+    __slots__ = ("_all", "_by_load", "_credits", "_executions", "_near_ends", "_open", "open")
+
+    def __init__(self, batches_each: int, executions: Executions | None) -> None:
+        self._credits = batches_each
+        self._executions = executions
+        #: every instance by number.
+        self._all: dict[int, Instance] = {}
+        #: [n]: the instances with n batches that were not killed, the longest in that state first (so equals take turns).
+        self._by_load: tuple[OrderedDict[int, Instance], ...] = tuple(OrderedDict() for _ in range(batches_each + 1))
+        #: The part of _by_load that may take another batch.
+        self._open = self._by_load[:batches_each]
+        #: instance -> when its only batch nears its end; for those with exactly one batch and a known expectation.
+        self._near_ends = Timers()
+        #: sum of len(_by_load[n]) for n < credits.
+        self.open = 0
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Instance]:
+        return iter(self._all.values())
+
+    def all_idle(self) -> bool:
+        """Whether no batch is at any of them."""
+        return not any(instance.batches for instance in self._all.values())
+
+    def add(self, instance: Instance) -> None:
+        """A new, idle instance."""
+        self._all[instance.number] = instance
+        self._by_load[0][instance.number] = instance
+        self.open += 1
+
+    def remove(self, instance: Instance) -> None:
+        """The instance is gone."""
+        del self._all[instance.number]
+        if not instance.killed:
+            self._leave(instance)
+
+    def give_up(self, instance: Instance) -> None:
+        """The instance is to be killed: nothing more is sent to it."""
+        instance.killed = True
+        self._leave(instance)
+
+    def choose(self) -> Instance | None:
+        """An idle instance, else the least loaded that may take a batch."""
+        for instances in self._open:
+            if instances:
+                return next(iter(instances.values()))
+        return None
+
+    def nearest_end(self) -> tuple[int, Instance] | None:
+        """Of the instances with one batch and room for another, the one that nears its end first, and when."""
+        entry = self._near_ends.first()
+        return None if entry is None else (entry[0], self._all[entry[1]])
+
+    def sent(self, instance: Instance, batch: Batch, now_ns: int) -> bool:
+        """The batch is at the instance now; True: it is the first there."""
+        load = len(instance.batches)
+        instance.batches.append(batch)
+        self._move(instance, load, load + 1)
+        if load:
+            if self._executions is not None:
+                self._near_ends.cancel(instance.number)
+            return False
+        self._becomes_first(instance, now_ns)
+        return True
+
+    def ended(self, instance: Instance, now_ns: int) -> Batch:
+        """The first batch ended; the next, if there is one, becomes first."""
+        load = len(instance.batches)
+        batch = instance.batches.popleft()
+        if self._executions is not None:
+            self._executions.learn(batch.rows, now_ns - instance.since_ns)
+            self._near_ends.cancel(instance.number)
+        if not instance.killed:
+            self._move(instance, load, load - 1)
+        if load > 1:
+            self._becomes_first(instance, now_ns)
+        return batch
+
+    def _becomes_first(self, instance: Instance, now_ns: int) -> None:
+        instance.since_ns = now_ns
+        if self._executions is not None and len(instance.batches) == 1 < self._credits and not instance.killed:
+            near_end_ns = self._executions.near_end_ns(instance.batches[0].rows, now_ns)
+            if near_end_ns is not None:
+                self._near_ends.set(instance.number, near_end_ns)
+
+    def _move(self, instance: Instance, load: int, new_load: int) -> None:
+        number = instance.number
+        del self._by_load[load][number]
+        self._by_load[new_load][number] = instance
+        self.open += (new_load < self._credits) - (load < self._credits)
+
+    def _leave(self, instance: Instance) -> None:
+        load = len(instance.batches)
+        del self._by_load[load][instance.number]
+        self.open -= load < self._credits
+        self._near_ends.cancel(instance.number)
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError where the comments above do not hold."""
+        for number, instance in self._all.items():
+            assert instance.number == number, self
+            assert len(instance.batches) <= self._credits, self
+            loads = [load for load, instances in enumerate(self._by_load) if number in instances]
+            assert loads == ([] if instance.killed else [len(instance.batches)]), (instance, loads)
+            if number in self._near_ends:
+                assert len(instance.batches) == 1 < self._credits and not instance.killed, instance
+            numbers = [batch.number for batch in instance.batches]
+            assert numbers == sorted(numbers), instance
+        assert sum(map(len, self._by_load)) == sum(not i.killed for i in self._all.values()), self
+        assert self.open == sum(map(len, self._open)), self
+        self._near_ends.check_invariants()
+        if self._executions is not None:
+            self._executions.check_invariants()
+
+    def __repr__(self) -> str:
+        return f"<{self.open} of {len(self._all)} instances open: {list(self._all.values())}>"

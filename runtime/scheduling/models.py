@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One loaded model version: its queue, the batch being formed, its instances, and whether it takes requests.
+
+    SERVING <--> DOWN          ModelDown; InstanceReady
+    SERVING, DOWN --> DRAINING --> forgotten when nothing is left
+
+Between two events, an instance that may take a batch and a request standing in the queue never meet: whatever waits then is
+in the batch being formed (which is held back), else no instance has room. So a closed batch takes all principals in turn.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+from .batcher import NEVER_NS, Walk, check_walk, decide, join, overdue, sizes_of, walk_over
+from .executions import Executions
+from .instances import Instance, Instances
+from .policy import Policy
+from .queues import Lines
+from .requests import QUEUED, Closed, Request
+
+
+class ModelState(Enum):
+    """Whether the model takes requests."""
+
+    SERVING = "serving"
+    DOWN = "down"
+    DRAINING = "draining"
+
+
+SERVING, DOWN, DRAINING = ModelState
+SINGLE = Closed.SINGLE
+
+
+class Assignment(NamedTuple):
+    """A closed batch and the instance that is to have it."""
+
+    instance: Instance
+    requests: list[Request]
+    rows: int
+    closed: Closed
+
+
+class Model:
+    """See the module.
+
+    `look_ns`: when what is held must be looked at again (NEVER_NS: an event will say); `timer_ns`: what the scheduler's timer
+    for it is set to.
+    """
+
+    __slots__ = (
+        "_batches",
+        "_executions",
+        "_lines",
+        "_sizes",
+        "_walk",
+        "instances",
+        "look_ns",
+        "message",
+        "number",
+        "policy",
+        "state",
+        "timer_ns",
+    )
+
+    def __init__(self, number: int, policy: Policy) -> None:
+        self.number = number
+        self.policy = policy
+        self.state = SERVING
+        self.message = ""  # why requests are refused, while they are
+        self.look_ns = NEVER_NS
+        self.timer_ns = NEVER_NS
+        self._batches = policy.batches
+        self._sizes = sizes_of(policy)
+        self._executions = Executions()
+        self.instances = Instances(policy.credits, self._executions if policy.batches else None)
+        self._lines = Lines(policy.max_queued_per_principal)
+        #: The batch being formed; empty where the model does not batch. Its requests have left the lines, but are QUEUED.
+        self._walk = Walk()
+
+    @property
+    def queued(self) -> int:
+        """How many requests are QUEUED."""
+        return self._lines.waiting + len(self._walk.requests)
+
+    def accept(self, request: Request, now_ns: int) -> bool | None:
+        """Queues a new request. True: `assign` may have something to send. None: refused, its principal's line is full."""
+        lines, walk = self._lines, self._walk
+        if not self.instances.open:
+            return False if lines.push(request) else None
+        if not self._batches or lines.waiting:
+            return lines.push(request) or None
+        if not lines.draw_at_once(request):
+            return None
+        if not join(walk, request, self._sizes):
+            lines.put_back([request], sent=False)
+            return True
+        return bool(walk.marked) or len(walk.requests) == 1 or now_ns >= self.look_ns or request.deadline_ns is not None
+
+    def assign(self, now_ns: int) -> Assignment | None:
+        """The next batch to send, taken out of the queue; None: nothing may be sent now, `look_ns` says until when."""
+        self.look_ns = NEVER_NS
+        walk = self._walk
+        if not (self._lines.waiting or walk.requests) or (instance := self.instances.choose()) is None:
+            return None
+        if not self._batches:
+            return self._assign_single(instance)
+        self._fill(now_ns)
+        start_by_ns = NEVER_NS
+        if walk.deadline_ns != NEVER_NS:
+            start_by_ns = self._executions.start_by_ns(walk.rows, walk.deadline_ns)
+        decision = decide(walk, self._sizes, now_ns, start_by_ns, self.state is DRAINING)
+        free_ns = now_ns
+        if decision.grows and instance.batches:
+            nearest = self.instances.nearest_end()
+            if nearest is None:
+                return None
+            free_ns, instance = nearest
+        if decision.closed is None or free_ns > now_ns:
+            self.look_ns = max(free_ns, decision.until_ns)
+            return None
+        return self._cut(instance, decision.count, decision.closed)
+
+    def withdraw(self, request: Request) -> None:
+        """Takes out one request that was QUEUED and has just ENDED."""
+        if self._lines.remove(request):
+            return
+        kept = [other for other in self._walk.requests if other is not request]
+        self._lines.gone((request,))
+        self._walk = walk_over(kept, self._sizes)
+
+    def put_back(self, requests: list[Request]) -> None:
+        """Requests that were sent and never started return to the front of the queue, in order."""
+        self._lines.put_back(self._walk.requests, sent=False)
+        self._walk = Walk()
+        self._lines.put_back(requests, sent=True)
+
+    def clear(self) -> list[Request]:
+        """Takes out everything that is QUEUED, in order."""
+        self.put_back([])
+        lines = self._lines
+        requests = [lines.take() for _ in range(lines.waiting)]
+        lines.gone(requests)
+        return requests
+
+    def _assign_single(self, instance: Instance) -> Assignment:
+        requests = [self._lines.take()]
+        self._lines.gone(requests)
+        return Assignment(instance, requests, requests[0].rows, SINGLE)
+
+    def _fill(self, now_ns: int) -> None:
+        """Walks on through the queue. Beyond the largest preferred size only what is overdue goes (see batcher)."""
+        walk, lines, sizes = self._walk, self._lines, self._sizes
+        walk.stopped = None
+        while lines.waiting:
+            if walk.rows >= sizes.max_preferred and not overdue(walk, sizes, now_ns):
+                return
+            request = lines.take()
+            if not join(walk, request, sizes):
+                lines.put_back([request], sent=False)
+                return
+
+    def _cut(self, instance: Instance, count: int, closed: Closed) -> Assignment:
+        walk = self._walk
+        requests, rows = walk.requests, walk.rows
+        if count == len(requests):
+            self._walk = Walk()
+        else:
+            rows = walk.marked_rows
+            self._walk = walk_over(requests[count:], self._sizes)
+            requests = requests[:count]
+        self._lines.gone(requests)
+        return Assignment(instance, requests, rows, closed)
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError where the comments above do not hold."""
+        walk = self._walk
+        check_walk(walk, self._sizes)
+        assert all(request.state is QUEUED and request.model == self.number for request in walk.requests), self
+        assert self._batches or not walk.requests, self
+        assert not (self.instances.open and (self._lines.waiting or walk.stopped)), self
+        assert self.state is not DOWN or not self.queued, self
+        assert (self.state is SERVING) == (not self.message), self
+        assert self.look_ns == NEVER_NS or walk.requests, self
+        self._lines.check_invariants(walk.requests)
+        self.instances.check_invariants()
+
+    def __repr__(self) -> str:
+        return (
+            f"<model {self.number}: {self.state.value}, {self.queued} queued ({len(self._walk.requests)} in the batch being "
+            f"formed), {self.instances!r}>"
+        )

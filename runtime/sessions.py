@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sessions: one per client connection, from Hello to its end. What a session holds is given back when it ends."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, Sequence
+
+from ..ipc.messages import Message
+from ..ipc.peers import Peer
+from .bindings import Binding
+from .regions import RegionNames
+from .requests import InferRequest
+
+MAX_BINDINGS = 1024
+"""Placements a session may have remembered; a client that shows more distinct ones starts over."""
+
+
+class Link(Protocol):
+    """What the broker needs of a connection: ipc.local.LocalLink, ipc.zeromq.RouterPeer, or a test's fake."""
+
+    @property
+    def backlog(self) -> int: ...
+    def put(self, message: Message, fds: Sequence[int] = (), parts: Sequence[bytes] = ()) -> None: ...
+    def flush(self) -> bool: ...
+    def take_fds(self, count: int) -> list[int]: ...
+    def take_parts(self, count: int) -> list[bytes]: ...
+    def close(self) -> None: ...
+
+
+class Session:
+    """One client. `peer` is None over tcp://: such a session may only send tensors inline."""
+
+    def __init__(self, number: int, link: Link, peer: Peer | None, takes_fds: bool, now_ns: int) -> None:
+        self.number = number
+        self.link = link
+        self.peer = peer
+        self.takes_fds = takes_fds  # local link: outputs without a place come as a descriptor; else as parts
+        self.greeted = False
+        self.ended = False
+        self.name = ""
+        self.heard_ns = now_ns  # for the lease of tcp:// sessions
+        self.regions = RegionNames()
+        #: client's request id -> request accepted and not yet both answered and released
+        self.in_flight: dict[int, InferRequest] = {}
+        #: (model, version, inputs, outputs) as received -> what was checked the first time; see bindings.py
+        self.bindings: dict[tuple[str, int, bytes, bytes], Binding] = {}
+
+    def __repr__(self) -> str:
+        who = f"pid {self.peer.pid}" if self.peer else "remote"
+        state = "ended" if self.ended else "greeted" if self.greeted else "silent"
+        return f"<Session {self.number} {who} {self.name!r} {state}, {len(self.in_flight)} in flight, {self.regions!r}>"
+
+    def remember(self, key: tuple[str, int, bytes, bytes], binding: Binding) -> None:
+        """Keeps a checked placement for the next request that is the same to the byte."""
+        if len(self.bindings) >= MAX_BINDINGS:
+            self.bindings.clear()
+        self.bindings[key] = binding
+
+    def describe(self) -> dict[str, Any]:
+        """The session as `penstock status` shows it."""
+        return {
+            "session": self.number,
+            "pid": self.peer.pid if self.peer else None,
+            "name": self.name,
+            "in_flight": len(self.in_flight),
+            "regions": len(self.regions),
+            "reply_backlog_bytes": self.link.backlog,
+        }

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The broker's settings: frozen, checked once where they enter, each default written here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+
+from msgspec import Struct, field
+
+from ..ipc.codec import MAX_FRAME_BYTES
+from ..ipc.errors import invalid
+
+
+def _available_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What `penstock serve` and `penstock broker` may be told. Times in seconds, sizes in bytes."""
+
+    repositories: tuple[str, ...] = ()
+    addresses: tuple[str, ...]  # unix:// for the local link, ipc:// and tcp:// for ZeroMQ
+    spawn_workers: bool = True  # false: `penstock broker`, which waits for workers to attach
+    gpu_fallback: bool = False  # serve KIND_GPU instances on the CPU, with a warning
+    isolate_system_regions: bool = False  # read and write unsealed regions by preadv/pwritev instead of mapping them
+    max_in_flight: int = 16384  # requests per session without an outcome
+    max_queued_per_principal: int = 16384  # requests per principal and model
+    max_frame_bytes: int = MAX_FRAME_BYTES
+    max_reply_backlog_bytes: int = 16 * 1024 * 1024  # a session that lets more pile up is ended
+    max_execution_s: float = 300.0  # a batch that runs longer costs the worker its life; 0: no limit
+    drain_s: float = 5.0  # how long accepted requests may take to finish once the broker is told to stop
+    kill_s: float = 2.0  # how long workers may then take to exit
+    lease_s: float = 10.0  # silence after which a tcp:// session is over
+    cores: int = field(default_factory=_available_cores)  # shared out among the instances of a model
+
+    def __post_init__(self) -> None:
+        if not self.addresses:
+            raise invalid("a broker needs at least one address to listen on")
+        for name in ("max_in_flight", "max_queued_per_principal", "max_frame_bytes", "max_reply_backlog_bytes", "cores"):
+            if getattr(self, name) < 1:
+                raise invalid(f"setting {name} must be at least 1, got {getattr(self, name)}")
+        for name in ("max_execution_s", "drain_s", "kill_s", "lease_s"):
+            if getattr(self, name) < 0:
+                raise invalid(f"setting {name} must not be negative, got {getattr(self, name)}")

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole broker in one process: scripted links, a scripted host, a clock that moves when told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Sequence
+
+from msgspec import Raw
+
+from penstock.ipc.codec import encode
+from penstock.ipc.messages import (
+    Batch,
+    BatchDone,
+    Hello,
+    Infer,
+    InputTensor,
+    Loaded,
+    Message,
+    OutputPlace,
+    Ready,
+    Register,
+)
+from penstock.ipc.peers import Peer
+from penstock.ipc.regions import create_memfd
+from penstock.runtime.core import Core
+from penstock.runtime.instances import Instance
+from penstock.runtime.repository.configuration import parse_config
+from penstock.runtime.repository.directory import ModelSource, ScanResult
+from penstock.runtime.sessions import Session
+from penstock.runtime.settings import Settings
+
+CONFIG = """
+name: "echo"
+backend: "identity"
+max_batch_size: 4
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 2 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ 2 ] } ]
+instance_group [ { count: 1 kind: KIND_CPU } ]
+"""
+ROW_BYTES = 8
+
+
+class ScriptedLink:
+    """A link that keeps what was put into it; `has_room` false makes it a socket that is full."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self.queued: list[Message] = []
+        self.fds: list[int] = []
+        self.has_room = True
+        self.closed = False
+
+    @property
+    def backlog(self) -> int:
+        return 100 * len(self.queued)
+
+    def put(self, message: Message, fds: Sequence[int] = (), parts: Sequence[bytes] = ()) -> None:
+        self.queued.append(message)
+
+    def flush(self) -> bool:
+        if self.has_room:
+            self.sent += self.queued
+            self.queued.clear()
+        return self.has_room
+
+    def take_fds(self, count: int) -> list[int]:
+        taken, self.fds = self.fds[:count], self.fds[count:]
+        return taken
+
+    def take_parts(self, count: int) -> list[bytes]:
+        return []
+
+    def close(self) -> None:
+        self.closed = True
+
+    def take(self, kind: type | None = None) -> list[Any]:
+        """What was sent since the last time, of one kind."""
+        sent, self.sent = self.sent, []
+        return [message for message in sent if kind is None or isinstance(message, kind)]
+
+
+class ScriptedProcess:
+    """A worker process that does what the test says."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.link = ScriptedLink()
+        self.pid = 4242
+        self.killed = False
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def close(self) -> str:
+        return "died (signal 9)" if self.killed else "exited with status 0"
+
+
+class ScriptedBroker:
+    """A core with everything around it in the test's hands."""
+
+    def __init__(self, *configs: str, **settings: Any) -> None:
+        self.now_ns = 1_000_000_000
+        self.processes: list[ScriptedProcess] = []
+        self.forgotten: list[Session] = []
+        self.core = Core(Settings(addresses=("unix:///nowhere",), **settings), self, lambda: self.now_ns)
+        self._ids = 0
+        sources = []
+        for text in configs or (CONFIG,):
+            config = parse_config(text, Path("config.pbtxt"), text.split('"')[1])
+            sources.append(ModelSource(config.name, Path("/models") / config.name, config, (1,)))
+        self.core.serve(ScanResult(sources, {}))
+        self.core.flush()
+
+    # --- Host ---
+
+    def launch(self, name: str) -> ScriptedProcess:
+        self.processes.append(ScriptedProcess(name))
+        return self.processes[-1]
+
+    def adopt(self, session: Session) -> ScriptedProcess:
+        raise AssertionError("no scripted worker attaches by hand")
+
+    def watch(self, instance: Instance) -> None:
+        """The test plays the event loop."""
+
+    def forget(self, session: Session) -> None:
+        self.forgotten.append(session)
+
+    # --- workers ---
+
+    def instance(self, position: int = 0) -> Instance:
+        """The instance of a launched process."""
+        process = self.processes[position]
+        return next(i for i in self.core.fleet.instances.values() if i.process is process)
+
+    def start(self, *positions: int) -> None:
+        """Lets workers load and become ready; all of them by default."""
+        for position in positions or range(len(self.processes)):
+            instance = self.instance(position)
+            self.core.receive_from_worker(instance, [Loaded(pid=1)])
+            self.core.receive_from_worker(instance, [Ready()])
+        self.settle()
+        for process in self.processes:
+            process.link.take()
+
+    def die(self, position: int = 0) -> None:
+        """A worker dies by SIGKILL."""
+        process = self.processes[position]
+        process.killed = True
+        self.core.worker_exited(self.instance(position))
+        self.settle()
+
+    def batches(self, position: int = 0) -> list[Batch]:
+        """The batches a worker got since the last time."""
+        found: list[Batch] = self.processes[position].link.take(Batch)
+        return found
+
+    def finish(self, batch: Batch, position: int = 0, **fields: Any) -> None:
+        """The worker answers a batch."""
+        report = BatchDone(batch.batch, self.now_ns, 10, 20, 30, **fields)
+        self.core.receive_from_worker(self.instance(position), [report])
+        self.settle()
+
+    # --- clients ---
+
+    def client(self) -> Session:
+        """A client that has said hello and registered a region "r" of 4096 bytes."""
+        session = self.core.open_session(ScriptedLink(), Peer(os.getpid(), os.getuid(), os.getgid(), None), takes_fds=True)
+        self.say(session, Hello(os.urandom(16)))
+        self.register(session, "r")
+        link_of(session).take()
+        return session
+
+    def register(self, session: Session, name: str, byte_size: int = 4096) -> None:
+        link_of(session).fds.append(create_memfd("scripted", byte_size))
+        self.say(session, Register(900, name, "memfd", byte_size, fds=1))
+
+    def say(self, session: Session, *messages: Any) -> None:
+        self.core.receive(session, messages)
+        self.settle()
+
+    def infer(self, session: Session, rows: int = 1, slot: int = 0, model: str = "echo", **fields: Any) -> int:
+        """One request whose input lies at slot * 512 and whose output 256 bytes behind it."""
+        self._ids += 1
+        inputs = [InputTensor("x", "FP32", [rows, 2], "r", slot * 512, rows * ROW_BYTES)]
+        outputs = [OutputPlace("y", "r", slot * 512 + 256, rows * ROW_BYTES)]
+        self.say(session, Infer(self._ids, model, Raw(encode(inputs)), Raw(encode(outputs)), **fields))
+        return self._ids
+
+    def settle(self) -> None:
+        """One turn of the event loop, then every invariant."""
+        due = self.core.next_deadline()
+        if due is not None and due <= self.now_ns:
+            self.core.tick(self.now_ns)
+        self.core.flush()
+        self.core.check_invariants()
+
+    def wait(self, ms: float) -> None:
+        """Time passes."""
+        self.now_ns += int(ms * 1e6)
+        self.settle()
+
+
+def link_of(session: Session) -> ScriptedLink:
+    """A session's scripted link."""
+    assert isinstance(session.link, ScriptedLink)
+    return session.link

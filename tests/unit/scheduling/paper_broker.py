@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A broker for the scheduler's tests: a virtual clock, workers that execute in order, and the two ends of every request."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+
+from penstock.ipc.errors import Code
+from penstock.runtime.scheduling.commands import AnyCommand, Completed, Drained, Finish, Kill, Release, SendBatch
+from penstock.runtime.scheduling.events import AnyEvent, Arrived, BatchEnded, InstanceGone, InstanceReady, ModelAdded, Tick
+from penstock.runtime.scheduling.policy import Policy
+from penstock.runtime.scheduling.requests import Batch, Request
+from penstock.runtime.scheduling.scheduler import Scheduler
+
+US = 1_000
+MS = 1_000_000
+
+
+class Broker:
+    """Feeds a scheduler, carries out its commands on paper, and checks after every step what must hold of them."""
+
+    def __init__(self) -> None:
+        self.scheduler = Scheduler()
+        self.now_ns = 1_000_000
+        self.requests: dict[int, Request] = {}
+        self.policies: dict[int, Policy] = {}
+        self.workers: dict[int, deque[Batch]] = {}  # instance -> batches sent and not answered, in order
+        self.outcomes: dict[int, str] = {}  # request -> "ok" or the error code
+        self.messages: dict[int, str] = {}
+        self.released: set[int] = set()
+        self.batches: list[Batch] = []
+        self.killed: list[int] = []
+        self.drained: list[int] = []
+
+    def tell(self, event: AnyEvent) -> list[AnyCommand]:
+        commands = self.scheduler.handle(event, self.now_ns)
+        for command in commands:
+            self._carry_out(command)
+        self.scheduler.check_invariants()
+        return commands
+
+    def add_model(self, model: int, policy: Policy, *instances: int) -> None:
+        self.policies[model] = policy
+        self.tell(ModelAdded(model, policy))
+        for instance in instances:
+            self.add_instance(instance, model)
+
+    def add_instance(self, instance: int, model: int) -> None:
+        self.workers[instance] = deque()
+        self.tell(InstanceReady(instance, model))
+
+    def request(
+        self,
+        number: int,
+        model: int = 1,
+        *,
+        rows: int = 1,
+        principal: str = "ann",
+        session: int = 1,
+        shape_key: Hashable | None = None,
+        within_ns: int | None = None,
+    ) -> Request:
+        deadline_ns = None if within_ns is None else self.now_ns + within_ns
+        request = Request(number, session, principal, model, rows, shape_key, deadline_ns, self.now_ns)
+        self.requests[number] = request
+        return request
+
+    def arrive(self, number: int, model: int = 1, **how: object) -> None:
+        self.tell(Arrived(self.request(number, model, **how)))  # type: ignore[arg-type]
+
+    def answer(self, instance: int) -> Batch:
+        """The instance's worker answers its running batch."""
+        batch = self.workers[instance].popleft()
+        self.tell(BatchEnded(instance, batch.number))
+        return batch
+
+    def crash(self, instance: int, message: str = "worker died (signal 9)") -> None:
+        """The instance's worker is gone; what it answered before was told."""
+        del self.workers[instance]
+        if instance in self.killed:
+            self.killed.remove(instance)
+        self.tell(InstanceGone(instance, message))
+
+    def advance(self, duration_ns: int) -> None:
+        """Time passes; a Tick comes whenever the scheduler asked for one."""
+        end_ns = self.now_ns + duration_ns
+        while (due_ns := self.scheduler.next_deadline()) is not None and due_ns <= end_ns:
+            self.now_ns = max(self.now_ns, due_ns)
+            self.tell(Tick())
+            again_ns = self.scheduler.next_deadline()
+            assert again_ns is None or again_ns > self.now_ns, "a Tick must settle what was due"
+        self.now_ns = end_ns
+
+    def at(self, instance: int) -> list[list[int]]:
+        """Request numbers of the batches at an instance."""
+        return [[request.number for request in batch.requests] for batch in self.workers[instance]]
+
+    def sent(self) -> list[list[int]]:
+        """Request numbers of all batches, in the order sent."""
+        return [[request.number for request in batch.requests] for batch in self.batches]
+
+    def closed(self) -> list[str]:
+        return [batch.closed.value for batch in self.batches]
+
+    def _carry_out(self, command: AnyCommand) -> None:
+        if isinstance(command, SendBatch):
+            self._send(command.batch)
+        elif isinstance(command, Completed):
+            assert [r.number for r in command.batch.requests] == sorted(
+                (r.number for r in [*command.live, *command.late]), key=[r.number for r in command.batch.requests].index
+            )
+            for request in command.live:
+                self._outcome(request, "ok")
+            for request in [*command.live, *command.late]:
+                self._release(request)
+        elif isinstance(command, Finish):
+            assert isinstance(command.code, Code)
+            assert command.message
+            self._outcome(command.request, command.code.value)
+            self.messages[command.request.number] = command.message
+            if command.released:
+                self._release(command.request)
+        elif isinstance(command, Release):
+            self._release(command.request)
+        elif isinstance(command, Kill):
+            assert command.instance not in self.killed
+            self.killed.append(command.instance)
+        elif isinstance(command, Drained):
+            assert not any(batch.model == command.model for batches in self.workers.values() for batch in batches)
+            self.drained.append(command.model)
+
+    def _send(self, batch: Batch) -> None:
+        policy = self.policies[batch.model]
+        assert batch.instance in self.workers
+        assert batch.instance not in self.killed
+        assert len(self.workers[batch.instance]) < policy.credits
+        assert batch.rows == sum(request.rows for request in batch.requests)
+        assert policy.max_batch_size == 0 or batch.rows <= policy.max_batch_size
+        assert len({request.shape_key for request in batch.requests}) == 1
+        assert policy.batches or len(batch.requests) == 1
+        for request in batch.requests:
+            assert request.number not in self.outcomes, f"{request!r} is executed after its end"
+            assert request.model == batch.model
+        self.workers[batch.instance].append(batch)
+        self.batches.append(batch)
+
+    def _outcome(self, request: Request, outcome: str) -> None:
+        assert request.number not in self.outcomes, f"{request!r} has a second outcome"
+        self.outcomes[request.number] = outcome
+
+    def _release(self, request: Request) -> None:
+        assert request.number in self.outcomes, f"{request!r} is released before its outcome"
+        assert request.number not in self.released, f"{request!r} is released twice"
+        assert all(request not in batch.requests for batches in self.workers.values() for batch in batches), (
+            f"{request!r} is released while a worker has it"
+        )
+        self.released.add(request.number)
