@@ -8,7 +8,7 @@ costs itself and not its neighbours.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -17,6 +17,8 @@ from .messages import Message
 
 MAX_FRAME_BYTES = 4 * 1024 * 1024
 """Largest frame a broker takes by default. A request is a few hundred bytes: this is thousands of them."""
+
+_ARRAY_HEADER_BYTES = 5  # at most: MessagePack's array 32
 
 M = TypeVar("M")
 
@@ -43,6 +45,40 @@ def encode_frame(messages: Sequence[Message]) -> bytes:
 def encode(value: Any) -> bytes:
     """One value; for the fields that are kept encoded (`Raw`)."""
     return _encoder.encode(value)
+
+
+class Piece(NamedTuple):
+    """A frame with the messages `first` to `end` of a list. `frame` None: message `first` alone is over the limit."""
+
+    frame: bytes | None
+    first: int
+    end: int
+
+
+def encode_frames(messages: Sequence[Message], brings: Sequence[int], max_bytes: int, max_brings: int) -> list[Piece]:
+    """Frames with all these messages, in order, none larger than `max_bytes`, none bringing more than `max_brings` things.
+
+    `brings` says how many descriptors or parts go with each message; none brings more than `max_brings` by itself.
+    """
+    pieces: list[Piece] = []
+    group: list[msgspec.Raw] = []
+    first, size, brought = 0, _ARRAY_HEADER_BYTES, 0
+    for at, message in enumerate(messages):
+        raw = msgspec.Raw(_encoder.encode(message))
+        fits = size + len(raw) <= max_bytes and brought + brings[at] <= max_brings
+        if group and not fits:
+            pieces.append(Piece(_encoder.encode(group), first, at))
+            group, first, size, brought = [], at, _ARRAY_HEADER_BYTES, 0
+        if _ARRAY_HEADER_BYTES + len(raw) > max_bytes:
+            pieces.append(Piece(None, at, at + 1))
+            first = at + 1
+            continue
+        group.append(raw)
+        size += len(raw)
+        brought += brings[at]
+    if group:
+        pieces.append(Piece(_encoder.encode(group), first, len(messages)))
+    return pieces
 
 
 class FrameDecoder(Generic[M]):

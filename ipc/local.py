@@ -16,9 +16,10 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
-from .codec import MAX_FRAME_BYTES, BadMessage, FrameDecoder, encode_frame
+from .codec import MAX_FRAME_BYTES, BadMessage, FrameDecoder, encode_frame, encode_frames
 from .errors import BrokerError, CallerError, MachineError, invalid
 from .messages import Message
 from .peers import Peer, peer_of
@@ -31,7 +32,13 @@ BUFFER_BYTES = 256 * 1024
 
 _LENGTH = struct.Struct("<I")
 _ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_FDS_PER_FRAME * 4)
+_NO_DESCRIPTOR_LEFT = (errno.EMFILE, errno.ENFILE)
 _GONE = (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.EBADF)
+
+_RECEIVE = int(socket.MSG_CMSG_CLOEXEC)
+_RECEIVE_NOW = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+_SEND = int(socket.MSG_NOSIGNAL)
+_SEND_NOW = int(socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
 
 
 class LinkClosed(Exception):  # noqa: N818 - a condition that every user of a link handles, not a mistake
@@ -46,8 +53,8 @@ class LocalLink(Generic[M]):
     """
 
     __slots__ = (
-        "_buffer", "_buffers", "_decoder", "_fds", "_max_frame_bytes", "_outgoing", "_pending", "_poll", "_queued", "_queued_fds",
-        "_sock", "_view", "backlog",
+        "_buffer", "_buffers", "_decoder", "_fds", "_max_frame_bytes", "_outgoing", "_pending", "_poll", "_queued",
+        "_queued_fds", "_sock", "_view", "backlog",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, decoder: FrameDecoder[M], max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
@@ -88,6 +95,8 @@ class LocalLink(Generic[M]):
 
     def wait(self, timeout_s: float | None) -> bool:
         """Whether `receive` has something to say (messages, or that the link is closed) within that time; None: whenever."""
+        if self._sock.fileno() < 0:
+            return True
         return bool(self._poll.poll(None if timeout_s is None else timeout_s * 1000))
 
     # --- receiving -------------------------------------------------------------------------------------------------------
@@ -142,7 +151,7 @@ class LocalLink(Generic[M]):
         self._fds += received
         if flags & socket.MSG_CTRUNC:
             self._close_received()
-            raise CallerError("descriptors were lost on the way in (MSG_CTRUNC): this process has too many files open (RLIMIT_NOFILE)")
+            raise CallerError("descriptors were lost on the way in (MSG_CTRUNC): too many files are open here (RLIMIT_NOFILE)")
         if undeclared:
             waiting = len(self._fds)
             self._close_received()
@@ -169,6 +178,8 @@ class LocalLink(Generic[M]):
         if parts:
             raise invalid("the local link carries descriptors, only ZeroMQ carries message parts")
         if fds:
+            if self._sock.fileno() < 0:
+                raise LinkClosed("this link was closed")  # else nobody would close the duplicates
             if len(fds) > MAX_FDS_PER_FRAME:
                 raise invalid(f"a message brings {len(fds)} descriptors, at most {MAX_FDS_PER_FRAME} are possible")
             self._queued_fds[len(self._queued)] = _duplicates(fds)
@@ -180,16 +191,12 @@ class LocalLink(Generic[M]):
         `block` waits instead. Raises LinkClosed; CallerError for a message that by itself exceeds the frame limit.
         """
         if self._queued:
-            if self._queued_fds or self._outgoing:
-                self._enqueue_frames()
-            else:
+            if not self._queued_fds and not self._outgoing:
                 frame = encode_frame(self._queued)
-                size = len(frame)
-                if size > self._max_frame_bytes:
-                    self._enqueue_frames()
-                else:
+                if len(frame) <= self._max_frame_bytes:
                     self._queued.clear()
-                    return self._write_now(_LENGTH.pack(size) + frame, block)
+                    return self._write_now(_LENGTH.pack(len(frame)) + frame, block)
+            self._enqueue_queued()
         return not self._outgoing or self._write_outgoing(block)
 
     def _write_now(self, content: bytes, block: bool) -> bool:
@@ -222,31 +229,22 @@ class LocalLink(Generic[M]):
                 outgoing[0] = (rest[written:], [])
         return True
 
-    def _enqueue_frames(self) -> None:
-        """Turns what is queued into frames that keep both limits."""
+    def _enqueue_queued(self) -> None:
+        """Turns what is queued into frames that keep both limits, each with its own descriptors."""
         queued, fds = self._queued, self._queued_fds
         self._queued, self._queued_fds = [], {}
-        start, count = 0, 0
-        for position, brought in fds.items():
-            if count + len(brought) > MAX_FDS_PER_FRAME:
-                self._enqueue_frame(queued[start:position], [fd for at in range(start, position) for fd in fds.get(at, ())])
-                start, count = position, 0
-            count += len(brought)
-        self._enqueue_frame(queued[start:], [fd for at in range(start, len(queued)) for fd in fds.get(at, ())])
-
-    def _enqueue_frame(self, messages: list[Message], fds: list[int]) -> None:
-        """One frame, or two where it would be too large; the descriptors come with the first, and so never late."""
-        frame = encode_frame(messages)
-        if len(frame) <= self._max_frame_bytes:
-            self._enqueue(memoryview(_LENGTH.pack(len(frame)) + frame), fds)
-        elif len(messages) > 1:
-            half = len(messages) // 2
-            self._enqueue_frame(messages[:half], fds)
-            self._enqueue_frame(messages[half:], [])
-        else:
-            _close_all(fds)
-            kind = type(messages[0]).__name__
-            raise invalid(f"a message ({kind}) of {len(frame)} bytes, at most {self._max_frame_bytes} can be sent")
+        brings = [len(fds.get(position, ())) for position in range(len(queued))]
+        too_large: Message | None = None
+        for frame, first, end in encode_frames(queued, brings, self._max_frame_bytes, MAX_FDS_PER_FRAME):
+            with_it = [fd for position in range(first, end) for fd in fds.get(position, ())]
+            if frame is None:
+                too_large = queued[first]
+                _close_all(with_it)
+            else:
+                self._enqueue(memoryview(_LENGTH.pack(len(frame)) + frame), with_it)
+        if too_large is not None:
+            kind = type(too_large).__name__
+            raise invalid(f"a {kind} message exceeds the frame limit of {self._max_frame_bytes} bytes; it is dropped")
 
     def _enqueue(self, content: memoryview, fds: list[int]) -> None:
         self._outgoing.append((content, fds))
@@ -269,12 +267,6 @@ class LocalLink(Generic[M]):
 
     def _close_received(self) -> None:
         _close_all(self._fds)
-
-
-_RECEIVE = int(socket.MSG_CMSG_CLOEXEC)
-_RECEIVE_NOW = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
-_SEND = int(socket.MSG_NOSIGNAL)
-_SEND_NOW = int(socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
 
 
 class LocalListener:
@@ -305,27 +297,29 @@ class LocalListener:
         except BlockingIOError:
             return None
         except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
+            if error.errno not in _NO_DESCRIPTOR_LEFT:
                 raise
-            self._refuse()
+            self._refuse_one()
             return None
-        sock.setblocking(True)
         try:
-            return sock, peer_of(sock)
+            peer = peer_of(sock)
         except OSError:  # no descriptor left for the pidfd
             sock.close()
             self.refused += 1
             return None
+        sock.setblocking(True)
+        return sock, peer
 
-    def _refuse(self) -> None:
+    def _refuse_one(self) -> None:
         """Spends the spare descriptor on closing the connection: left waiting, it would keep the caller's epoll spinning."""
-        os.close(self._spare_fd)
-        try:
+        if self._spare_fd >= 0:
+            os.close(self._spare_fd)
+            self._spare_fd = -1
+        with suppress(OSError):  # where even this fails, the connection waits on and is tried again
             self._listening.sock.accept()[0].close()
             self.refused += 1
-        except OSError:
-            self.refused += 0  # another thread was faster with the descriptor, or the peer left: the next turn tries again
-        self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        with suppress(OSError):  # where there is none left now, the next refusal has none to spend
+            self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Stops listening and removes the socket, if it is still this one. Idempotent."""

@@ -8,7 +8,6 @@ about itself.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 from typing import NamedTuple
@@ -49,13 +48,15 @@ def peer_of(sock: socket.socket) -> Peer:
 def peer_from_zmq(text: str) -> Peer | None:
     """The peer that libzmq's message property Peer-Address names; None where it names a host and not a process (tcp://).
 
-    On ipc:// the property reads "localhost:UID:GID:PID" (libzmq src/stream_engine_base.cpp, from SO_PEERCRED).
+    None too for a process that cannot be watched, since over ZeroMQ nothing but its pidfd would tell of its death. On ipc://
+    the property reads "localhost:UID:GID:PID" (libzmq src/stream_engine_base.cpp, from SO_PEERCRED).
     """
     host, *numbers = text.split(":")
     if host != "localhost" or len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
         return None
     uid, gid, pid = map(int, numbers)
-    return Peer(pid, uid, gid, _pidfd_of(pid))
+    pidfd = _pidfd_of(pid)
+    return None if pidfd is None else Peer(pid, uid, gid, pidfd)
 
 
 def _pidfd_of(pid: int) -> int | None:

@@ -12,6 +12,7 @@ import fcntl
 import mmap
 import os
 from types import TracebackType
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
@@ -75,10 +76,11 @@ def check_memfd(fd: int, byte_size: int) -> None:
         raise invalid(f"the memfd holds {status.st_size} bytes, {byte_size} are needed")
     if status.st_blocks * 512 < byte_size:
         raise invalid(
-            f"the memfd has {status.st_blocks * 512} of {byte_size} bytes reserved: use posix_fallocate, ftruncate reserves none"
+            f"the memfd has {status.st_blocks * 512} of {byte_size} bytes reserved; use posix_fallocate, not ftruncate"
         )
 
 
+@final
 class Mapping:
     """Shared memory in this process's address space: `array` (uint8) views it, `address` is where it begins.
 

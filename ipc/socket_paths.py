@@ -144,7 +144,7 @@ def _remove_stale(path: str) -> None:
 def _listen(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        os.fchmod(sock.fileno(), 0o600)  # the file that bind makes gets the socket's mode: never open to others, not even at first
+        os.fchmod(sock.fileno(), 0o600)  # bind gives the file the socket's mode: it is never open to others, not even at first
         sock.bind(path)
         sock.listen(LISTEN_BACKLOG)
     except OSError as error:

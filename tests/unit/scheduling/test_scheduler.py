@@ -96,6 +96,18 @@ def test_a_short_batch_nears_its_end_50_us_before_it(broker: Broker) -> None:
     assert broker.at(1) == [[1], [2]]
 
 
+def test_one_slow_batch_moves_the_expectation_by_an_eighth(broker: Broker) -> None:
+    broker.add_model(1, GREEDY, 1)
+    learn(broker, 1, 800 * US)
+    learn(broker, 1, 1_600 * US)
+    broker.arrive(1)
+    broker.arrive(2)
+    broker.advance(719 * US)
+    assert broker.at(1) == [[1]]
+    broker.advance(1 * US)
+    assert broker.at(1) == [[1], [2]], "expected 900 us, a fifth of it early"
+
+
 def test_the_expectation_of_a_staged_batch_counts_from_when_it_became_first(broker: Broker) -> None:
     broker.add_model(1, GREEDY, 1)
     learn(broker, 1, 1 * MS)
@@ -337,7 +349,7 @@ def test_withdrawn_requests_do_not_pile_up(broker: Broker) -> None:
     for number in range(1, 1000):
         broker.arrive(number, principal=f"visitor {number}")
         broker.tell(Cancelled(number))
-    lines = broker.scheduler._models[1]._lines
+    lines = broker.scheduler._dispatcher.models[1]._lines
     assert broker.scheduler.queued(1) == 1
     assert len(lines._lines) <= 200
     assert sum(len(line.waiting) for line in lines._lines.values()) <= 200
@@ -560,6 +572,6 @@ def test_the_state_is_said_in_words(broker: Broker) -> None:
     broker.add_model(1, PATIENT, 1)
     broker.arrive(1)
     assert repr(broker.scheduler) == (
-        "<scheduler: <1 requests of 1 sessions: {'QUEUED': 1}>, [<model 1: serving, 1 queued (1 in the batch being formed), "
-        "<1 of 1 instances open: [<instance 1 of model 1: idle, batches []>]>>]>"
+        "<scheduler: <1 requests of 1 sessions: {'QUEUED': 1}>, <[<model 1: serving, 1 queued (1 in the batch being formed), "
+        "<1 of 1 instances open: [<instance 1 of model 1: idle, batches []>]>>]>>"
     )

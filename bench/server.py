@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A broker to measure: started as a user would start it, in a runtime directory of its own, and stopped again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from measurement import children_of, cpu_ns
+
+from penstock.clients import Client
+from penstock.ipc.errors import PenstockError
+
+START_TIMEOUT_S = 120
+STOP_TIMEOUT_S = 20
+
+
+class Server:
+    """A broker that is ready: where it listens (`links`) and the processes it consists of."""
+
+    def __init__(self, pid: int, links: dict[str, str]) -> None:
+        self.pid, self.links = pid, links
+        self.workers = children_of(pid)
+
+    def __repr__(self) -> str:
+        return f"<Server {self.pid} with workers {self.workers}>"
+
+    def cpu_ns(self) -> dict[str, int]:
+        """CPU time so far of the broker and of all workers together."""
+        return {"broker": cpu_ns(self.pid), "worker": sum(map(cpu_ns, self.workers))}
+
+
+@contextmanager
+def serving(repository: Path) -> Iterator[Server]:
+    """Serves a repository on both links until the block ends. Raises RuntimeError with the broker's output if it cannot."""
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
+        links = {"local": f"unix://{folder}/broker.sock", "zmq": f"ipc://{folder}/broker.zmq"}
+        log = Path(folder, "log")
+        command = [sys.executable, "-m", "penstock.clients.cli", "serve", str(repository)]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                env=environment | {"PENSTOCK_RUNTIME_DIR": folder},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            _wait_until_ready(process, links["local"], log)
+            yield Server(process.pid, links)
+        finally:
+            _stop(process)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not _is_ready(address):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"the broker is not ready (exit code {process.poll()}):\n{log.read_text(errors='replace')}")
+        time.sleep(0.05)
+
+
+def _is_ready(address: str) -> bool:
+    try:
+        with Client(address) as client:
+            return bool(client.is_ready())
+    except (PenstockError, OSError):  # nobody listens yet
+        return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

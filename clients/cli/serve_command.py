@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`penstock serve`: a broker and its workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .failures import exit_codes
+from .serving import CONTEXT, run_broker, serving_options
+
+
+@click.command(
+    short_help="Serve the models of a repository: a broker and its workers.",
+    context_settings=CONTEXT,
+    epilog=exit_codes(
+        {
+            0: "was told to stop, and did",
+            2: "wrong usage, an unusable repository, or an address that cannot be bound (another broker's pid is named)",
+            3: "--strict, and some model could not be loaded",
+        }
+    ),
+)
+@serving_options
+@click.option("--strict", is_flag=True, help="Stop with exit code 3 when some model cannot be loaded.")
+def serve(**options: Any) -> None:
+    """Serve every model of these repositories (Triton's layout and config.pbtxt), until SIGTERM, SIGINT or `penstock stop`.
+
+    Starts one worker process per model instance. When every model is loaded, or has failed to, one line on standard output
+    says so: with --json an object with pid, addresses and models. Log lines, and what workers print, go to standard error.
+
+    One model that fails to load does not stop the others: requests for it are refused with the reason, and
+    `penstock status` shows it.
+    """
+    run_broker(spawn_workers=True, **options)

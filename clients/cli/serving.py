@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `serve` and `broker` have in common: their options, and running a broker in this process until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from msgspec import structs
+
+from ...ipc.addresses import ADDRESS_VARIABLE, default_local_path, default_zmq_address, ensure_runtime_dir
+from ...ipc.processes import die_with_parent
+from .failures import NotAllLoaded, Unreachable, failing_as
+from .logs import LEVELS, log_to_stderr
+from .options import json_option, repositories_argument
+from .rendering import model_label, print_json
+
+if TYPE_CHECKING:
+    from ...runtime.broker import Broker
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+CONTEXT = {"auto_envvar_prefix": "PENSTOCK", "show_default": True}
+"""Every option of these commands can be set by an environment variable too: PENSTOCK_MAX_IN_FLIGHT for --max-in-flight."""
+
+
+def _setting(name: str, minimum: float, text: str) -> Callable[[Command], Command]:
+    """The option for a number among the broker's settings, which know the default."""
+    from ...runtime.settings import Settings
+
+    default = next(field.default for field in structs.fields(Settings) if field.name == name)
+    kind = click.IntRange(int(minimum)) if isinstance(default, int) else click.FloatRange(minimum)
+    return click.option(f"--{name.replace('_', '-')}", type=kind, default=default, help=text)
+
+
+_OPTIONS = (
+    repositories_argument,
+    click.option(
+        "--address",
+        "addresses",
+        metavar="ADDRESS",
+        multiple=True,
+        envvar=ADDRESS_VARIABLE,
+        show_default="broker.sock and broker.zmq in the runtime directory",
+        help="Listen here, and only here: unix:///PATH (local link), ipc:///PATH or tcp://HOST:PORT (ZeroMQ). Repeatable.",
+    ),
+    click.option(
+        "--isolate-system-regions",
+        is_flag=True,
+        help="Read and write POSIX segments by pread and pwrite: a client that truncates one then harms nobody else.",
+    ),
+    click.option(
+        "--fallback",
+        type=click.Choice(["none", "cpu"]),
+        default="none",
+        help="What becomes of KIND_GPU instances where there is no GPU: an error, or the CPU with a warning.",
+    ),
+    _setting("max_in_flight", 1, "Requests per client without an outcome."),
+    _setting("max_queued_per_principal", 1, "Requests per client and model that wait."),
+    _setting(
+        "max_execution_s",
+        0,
+        "A batch that runs longer costs its worker its life; 0: no limit. A model's configuration may say otherwise.",
+    ),
+    _setting("drain_s", 0, "How long accepted requests may take to finish at the end."),
+    _setting("kill_s", 0, "How long workers may then take to leave by themselves."),
+    _setting("lease_s", 0, "Silence after which a tcp:// session is over."),
+    click.option("--log-level", type=click.Choice(LEVELS), default="info", help="Which lines go to standard error."),
+    click.option("--parent", type=int, hidden=True, allow_from_autoenv=False, help="Die with this process, which started us."),
+    json_option,
+)
+
+
+def serving_options(command: Command) -> Command:
+    """Adds the arguments and options of a broker to a command. Their values are what `run_broker` takes."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def run_broker(
+    *, log_level: str, as_json: bool, parent: int | None, spawn_workers: bool, strict: bool = False, **options: Any
+) -> None:
+    """Serves until a signal or `penstock stop`; says on standard output when it is ready. Raises CommandFailed."""
+    if parent is not None:
+        die_with_parent(parent)
+    log_to_stderr(log_level)
+    from ...runtime.broker import Broker
+    from ...runtime.settings import Settings
+
+    ready = Announcement(as_json, strict)
+    with failing_as(Unreachable):
+        addresses = options.pop("addresses") or default_addresses()
+        fallback = options.pop("fallback")
+        settings = Settings(addresses=tuple(addresses), spawn_workers=spawn_workers, gpu_fallback=fallback == "cpu", **options)
+        Broker(settings, ready).run()
+    if ready.refused:
+        raise NotAllLoaded(f"--strict: not loaded: {', '.join(ready.refused)}")
+
+
+def default_addresses() -> tuple[str, ...]:
+    """Both links, in the runtime directory, which is made if need be. Raises PenstockError."""
+    ensure_runtime_dir()
+    return f"unix://{default_local_path()}", default_zmq_address()
+
+
+class Announcement:
+    """Called by the broker once every model is loaded or has failed to; prints the line that scripts wait for."""
+
+    def __init__(self, as_json: bool, strict: bool) -> None:
+        self._as_json = as_json
+        self._strict = strict
+        #: models for whose sake the broker was stopped again
+        self.refused: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"<Announcement {'strict, ' if self._strict else ''}refused {self.refused}>"
+
+    def __call__(self, broker: Broker) -> None:
+        """Prints the line, or under --strict stops a broker that could not load everything."""
+        models = broker.index()
+        failed = [f"{model_label(model)} ({model['reason']})" for model in models if model["state"] == "UNAVAILABLE"]
+        if self._strict and failed:
+            self.refused = failed
+            broker.stop()
+            return
+        if self._as_json:
+            print_json({"pid": os.getpid(), "addresses": broker.addresses, "models": models})
+            return
+        ready = [model_label(model) for model in models if model["state"] == "READY"]
+        click.echo(f"ready: {', '.join(broker.addresses)}; models {', '.join(ready) or 'none'}; process {os.getpid()}")
+        for text in failed:
+            click.echo(f"not loaded: {text}")

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`penstock status`: what a broker serves, by which workers, for whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .connecting import connected
+from .failures import exit_codes
+from .options import address_option, json_option
+from .rendering import memory, model_label, print_json, print_table
+
+
+@click.command(
+    short_help="What a broker serves, by which workers, for whom.",
+    epilog=exit_codes(
+        {
+            0: 'a broker answered (its "ready" may still be false)',
+            1: "it answered with an error",
+            2: "wrong usage, or no connection to a broker",
+        }
+    ),
+)
+@address_option
+@json_option
+def status(address: str | None, as_json: bool) -> None:
+    """Show the broker, its models and why some are not READY, its workers, and the clients that are connected.
+
+    With --json: an object with pid, addresses, ready, stopping, models, queued, instances, sessions, regions, region_bytes
+    and bad_messages.
+    """
+    with connected(address) as client:
+        found = client.query("status")
+    if as_json:
+        print_json(found)
+    else:
+        _show(found)
+
+
+def _show(found: dict[str, Any]) -> None:
+    state = "stopping" if found["stopping"] else "ready" if found["ready"] else "not ready"
+    click.echo(f"broker process {found['pid']}: {state}; {', '.join(found['addresses'])}")
+    click.echo(f"{found['regions']} regions, {memory(found['region_bytes'])}; {found['bad_messages']} bad messages refused\n")
+    queued = found["queued"]
+    rows = [
+        (model_label(row), row["state"], row["reason"] or "-", queued.get(model_label(row), "-")) for row in found["models"]
+    ]
+    print_table("models", ("model", "state", "reason", "queued"), rows, right_from=3)
+    workers = [
+        (row["instance"], f"{row['model']}/{row['version']}", row["state"], row["pid"], row["regions_mapped"])
+        for row in found["instances"]
+    ]
+    print_table("workers", ("instance", "model", "state", "process", "regions mapped"), workers, right_from=3)
+    sessions = found["sessions"]
+    columns = list(sessions[0]) if sessions else []
+    print_table("clients", columns, [[row.get(column, "") for column in columns] for row in sessions])

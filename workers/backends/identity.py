@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backend for measuring: every row of output k is the first elements of the same row of input k.
+
+It does as little as can be done with a request, a copy from its input to its output, so that what is measured is Penstock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...ipc.errors import CallerError, Code, invalid
+from ...ipc.messages import LoadModel, ModelSpec, Signature
+from ...ipc.tensors import elements
+from .base import Backend, Tensor, Work
+
+
+class Identity(Backend):
+    """Copies request by request, straight from the input's memory to the output's."""
+
+    is_scattered = True
+    needs_snapshots = False
+
+    def __init__(self) -> None:
+        self._echo: Echo | None = None
+
+    def __repr__(self) -> str:
+        return f"<Identity {self._echo!r}>"
+
+    def load(self, order: LoadModel) -> Signature | None:  # noqa: ARG002 - nothing of it matters
+        """Nothing to load; any configuration that passes `Echo.check` suits it."""
+        return None
+
+    def warm_up(self, spec: ModelSpec) -> None:
+        """Raises CallerError where an output cannot come from its input."""
+        self._echo = Echo(spec)
+
+    def execute(self, work: Work) -> Sequence[Tensor | None]:
+        """One copy per output. The pairs (place, source) are views, made once for work that comes again."""
+        pairs = work.prepared
+        if pairs is None:
+            assert self._echo is not None, "execute before warm_up"
+            sources = [self._echo.source(work, output) for output in work.wanted]
+            if any(place is None for place in work.places):
+                return sources
+            pairs = work.prepared = list(zip(work.places, sources, strict=True))
+        for place, source in pairs:
+            place[...] = source
+        return work.places
+
+    def close(self) -> None:
+        """Nothing to give back."""
+        self._echo = None
+
+
+class Echo:
+    """The rule of which elements of input k make output k."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self._batched = spec.max_batch_size > 0
+        #: per output: its dims, None where they are the input's own
+        self._dims: list[tuple[int, ...] | None] = []
+        if not spec.outputs or len(spec.outputs) > len(spec.inputs):
+            raise self._refused(f"it has {len(spec.outputs)} outputs, at least 1 and at most one per input are possible")
+        for source, output in zip(spec.inputs, spec.outputs, strict=False):
+            if source.datatype != output.datatype:
+                raise self._refused(
+                    f"output '{output.name}' is {output.datatype}, input '{source.name}' that it copies is {source.datatype}"
+                )
+            if -1 not in source.dims and -1 not in output.dims and elements(output.dims) > elements(source.dims):
+                raise self._refused(
+                    f"a row of output '{output.name}' has {elements(output.dims)} elements, "
+                    f"one of input '{source.name}' that it copies only {elements(source.dims)}"
+                )
+            self._dims.append(None if -1 in output.dims else tuple(output.dims))
+
+    def __repr__(self) -> str:
+        return f"<Echo of {len(self._dims)} outputs>"
+
+    def source(self, work: Work, output: int) -> Tensor:
+        """What output `output` must become: a view on the input, whose trailing axis it cuts."""
+        tensor, dims = work.inputs[output], self._dims[output]
+        if dims is None:
+            return tensor
+        rows = len(tensor) if self._batched else 1
+        count = elements(dims)
+        flat = tensor.reshape(rows, -1)
+        if flat.shape[1] < count:
+            raise invalid(
+                f"a row of input '{self._spec.inputs[output].name}' of model '{self._spec.name}' has {flat.shape[1]} elements, "
+                f"output '{self._spec.outputs[output].name}' takes {count}"
+            )
+        return flat[:, :count].reshape((rows, *dims) if self._batched else dims)
+
+    def _refused(self, why: str) -> CallerError:
+        return CallerError(f"model '{self._spec.name}' cannot be served by this backend: {why}", Code.INVALID_ARG)

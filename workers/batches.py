@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A batch, from the message to its report.
+
+Two ways: requests whose memory can be computed on directly (all placed, nothing to be copied) are executed on the views that
+their placements keep; all others are ordered, packed, executed together and delivered.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from time import monotonic_ns
+
+from ..ipc.errors import ModelError, PenstockError
+from ..ipc.messages import Batch, BatchDone, ItemOutput, ItemResult, ModelSpec
+from .account import Account
+from .backends.base import Backend, Tensor, Work
+from .devices.host import Scratch
+from .inputs import InputPacker, Job
+from .outputs import Outcome, OutputWriter, failure
+from .placements import PlacementCache, Prepared
+from .region_table import RegionTable
+
+
+class BatchRunner:
+    """Executes batches of one model on one backend, one at a time."""
+
+    def __init__(self, spec: ModelSpec, backend: Backend, regions: RegionTable) -> None:
+        self._spec = spec
+        self._backend = backend
+        self._placements = PlacementCache(spec, regions, backend.needs_snapshots)
+        self._scratch = Scratch()
+        self._packer = InputPacker(spec, regions, self._placements, self._scratch)
+        self._writer = OutputWriter(spec, regions, self._placements)
+        #: a model without a batch dimension cannot execute two requests at once
+        self._one_by_one = backend.is_scattered or spec.max_batch_size == 0
+
+    def __repr__(self) -> str:
+        return f"<BatchRunner of '{self._spec.name}': {self._placements!r}, {self._scratch!r}>"
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError when a part contradicts itself."""
+        self._placements.check_invariants()
+        self._scratch.check_invariants()
+
+    def forget_region(self, number: int) -> None:
+        """Lets go of every view on a region; to be called before it is unmapped."""
+        self._placements.forget_region(number)
+
+    def close(self) -> None:
+        """Lets go of all memory."""
+        self._placements.clear()
+        self._scratch.clear()
+
+    def run(self, batch: Batch) -> tuple[BatchDone, list[int]]:
+        """Executes a batch. The report, and the descriptors that go with it, which the caller closes. Never raises."""
+        started_ns = monotonic_ns()
+        kept = self._placements.kept
+        found = [kept.get(bytes(item)) for item in batch.items]
+        ready: Sequence[Prepared | PenstockError | None] = found
+        if None in found:
+            ready = [known or self._prepare(bytes(item)) for known, item in zip(found, batch.items, strict=True)]
+        if len(ready) == 1 or self._one_by_one:
+            works = [prepared.work if type(prepared) is Prepared else None for prepared in ready]
+            if None not in works:
+                return self._run_direct(batch, ready, works, started_ns), []  # type: ignore[arg-type]
+        return self._run_packed(batch, ready, started_ns)
+
+    def _prepare(self, encoded: bytes) -> Prepared | PenstockError:
+        try:
+            return self._placements.get(encoded)
+        except PenstockError as error:
+            return error
+
+    # --- on the requests' own memory -------------------------------------------------------------------------------------
+
+    def _run_direct(self, batch: Batch, ready: Sequence[Prepared], works: Sequence[Work], started_ns: int) -> BatchDone:
+        execute = self._backend.execute
+        errors: dict[int, PenstockError] = {}
+        mapped_ns = monotonic_ns()
+        for at, work in enumerate(works):
+            try:
+                results = execute(work)
+                if results is not work.places or work.failures:
+                    self._take_in(work, results)
+            except BaseException as error:  # noqa: BLE001 - even a model's SystemExit costs its batch, not the worker
+                errors[at] = as_error(error)
+        infer_ns = monotonic_ns() - mapped_ns
+        if not errors:
+            return BatchDone(batch.batch, started_ns, mapped_ns - started_ns, infer_ns, 0)
+        if len(works) == 1:
+            return failed(batch, started_ns, errors[0], infer_ns)
+        items = [self._alone(errors[at]) if at in errors else _as_placed(prepared) for at, prepared in enumerate(ready)]
+        return BatchDone(batch.batch, started_ns, mapped_ns - started_ns, infer_ns, 0, items)
+
+    def _take_in(self, work: Work, results: Sequence[Tensor | None]) -> None:
+        """Results that the backend did not write to their places, and requests that it failed."""
+        if work.failures:
+            (error,) = work.failures.values()
+            work.failures.clear()
+            raise error
+        for result, place in zip(self._writer.checked(work, results), work.places, strict=True):
+            if place is not None and result is not place:
+                place[...] = result
+
+    # --- packed ----------------------------------------------------------------------------------------------------------
+
+    def _run_packed(
+        self, batch: Batch, ready: Sequence[Prepared | PenstockError | None], started_ns: int
+    ) -> tuple[BatchDone, list[int]]:
+        account = Account()
+        outcomes: dict[int, Outcome] = {}
+        jobs: list[Job] = []
+        for position, prepared in enumerate(ready):
+            if isinstance(prepared, Prepared):
+                jobs.append(Job(position, prepared))
+            elif prepared is not None:
+                outcomes[position] = failure(prepared), None
+        for together in [[job] for job in jobs] if self._one_by_one else [jobs]:
+            try:
+                outcomes.update(self._execute(together, account))
+            except BaseException as error:  # noqa: BLE001 - see _run_direct
+                cause = as_error(error)
+                if len(together) == len(batch.items):
+                    return failed(batch, started_ns, cause, account.infer_ns), []
+                outcomes.update({job.position: (self._alone(job.error or cause), None) for job in together})
+        return self._report(batch, ready, outcomes, account, started_ns)
+
+    def _execute(self, jobs: Sequence[Job], account: Account) -> dict[int, Outcome]:
+        """One execution: order, pack, compute, deliver. Raises what the backend raises."""
+        begun_ns = monotonic_ns()
+        ordered = self._packer.order(jobs)
+        packed = self._packer.pack(ordered, account) if ordered else None
+        packed_ns = monotonic_ns()
+        account.input_ns += packed_ns - begun_ns
+        outcomes: dict[int, Outcome] = {job.position: (failure(job.error), None) for job in jobs if job.error is not None}
+        if packed is None or len(outcomes) == len(jobs):
+            return outcomes
+        work = packed.work
+        try:
+            results = self._backend.execute(work)
+        finally:
+            computed_ns = monotonic_ns()
+            account.infer_ns += computed_ns - packed_ns
+        checked = self._writer.checked(work, results)
+        for at, error in work.failures.items():
+            ordered[at].error = ordered[at].error or error
+        delivered = self._writer.deliver(ordered, packed, checked, account)
+        outcomes.update({job.position: outcome for job, outcome in zip(ordered, delivered, strict=True)})
+        account.output_ns += monotonic_ns() - computed_ns
+        return outcomes
+
+    def _alone(self, error: PenstockError) -> ItemResult:
+        """A failure of a whole execution that is told to its requests one by one: names the model, as the broker does."""
+        if error.fault == ModelError.fault:
+            return failure(ModelError(f"model '{self._spec.name}': {error.message}", error.code))
+        return failure(error)
+
+    def _report(
+        self, batch: Batch, ready: Sequence[Prepared | PenstockError | None], outcomes: dict[int, Outcome], account: Account,
+        started_ns: int,
+    ) -> tuple[BatchDone, list[int]]:  # fmt: skip
+        items: list[ItemResult] = []
+        fds: list[int] = []
+        as_promised = True
+        for position, prepared in enumerate(ready):
+            item, fd = outcomes[position]
+            items.append(item)
+            if fd is not None:
+                fds.append(fd)
+            as_promised = as_promised and not item.code and isinstance(prepared, Prepared) and prepared.is_complete
+        report = BatchDone(
+            batch.batch, started_ns, account.input_ns, account.infer_ns, account.output_ns, [] if as_promised else items,
+            account.copies(), fds=len(fds),
+        )  # fmt: skip
+        return report, fds
+
+
+def as_error(error: BaseException) -> PenstockError:
+    """What a backend raised, as an error of the protocol: the model's, unless the backend says otherwise.
+
+    Of what was not raised on purpose the traceback goes to standard error, which comes out under the instance's name.
+    """
+    if isinstance(error, PenstockError):
+        return error
+    traceback.print_exception(type(error), error, error.__traceback__, file=sys.stderr)
+    return ModelError(str(error) or type(error).__name__)
+
+
+def failed(batch: Batch, started_ns: int, error: PenstockError, infer_ns: int = 0) -> BatchDone:
+    """The report of a batch of which every request failed for the same reason."""
+    return BatchDone(
+        batch.batch, started_ns, 0, infer_ns, 0, code=error.code.value, message=error.message or type(error).__name__,
+        fault=error.fault,
+    )  # fmt: skip
+
+
+def _as_placed(prepared: Prepared) -> ItemResult:
+    """The result of a request that got just what its placement promised."""
+    assert prepared.work is not None
+    outputs: list[ItemOutput] = []
+    for (output, target), place in zip(prepared.targets.items(), prepared.work.places, strict=True):
+        assert target.span is not None and place is not None  # otherwise there is no direct work
+        outputs.append(ItemOutput(output, list(place.shape), target.span.byte_size, target.span.offset))
+    return ItemResult(outputs=outputs)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Placements, decoded and checked once, and remembered by their encoded bytes.
+
+A client that reuses a slot sends the same bytes again: its request then finds its views ready, and costs one look-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from ..ipc.errors import BrokerError, Code, PenstockError, invalid
+from ..ipc.messages import ModelSpec, OutputSlice, Placement, TensorSpec
+from ..ipc.tensors import FLOATING, byte_size, numpy_dtype
+from .backends.base import Tensor, Work
+from .devices.host import view
+from .packing import Span
+from .region_table import RegionTable
+
+Shape = tuple[int, ...]
+
+KEPT = 4096
+"""Placements remembered: what 64 clients with 64 slots each use."""
+
+
+class Target(NamedTuple):
+    """An output that one request wants: where (None: unplaced), how much fits, how much comes (None: not known before)."""
+
+    span: Span | None
+    capacity: int
+    needed: int | None
+
+
+class Prepared:
+    """One placement, ready for execution."""
+
+    __slots__ = ("is_complete", "regions", "rows", "shapes", "spans", "targets", "work")
+
+    def __init__(
+        self, rows: int, shapes: list[Shape], spans: list[Span], targets: dict[int, Target], is_complete: bool
+    ) -> None:
+        self.rows = rows
+        #: full shapes and places of the inputs
+        self.shapes = shapes
+        self.spans = spans
+        #: the wanted outputs, by their position in the spec, in the order in which they were asked for
+        self.targets = targets
+        #: the broker knows beforehand what the outputs will be
+        self.is_complete = is_complete
+        #: execution straight on the request's own memory; None where something must be copied first or after
+        self.work: Work | None = None
+        #: every region it lies in
+        self.regions = {span.region for span in spans} | {
+            target.span.region for target in targets.values() if target.span is not None
+        }
+
+
+class PlacementCache:
+    """Encoded placement -> Prepared. Forgets the oldest beyond KEPT, and what lies in a region that goes."""
+
+    def __init__(self, spec: ModelSpec, regions: RegionTable, needs_snapshots: bool) -> None:
+        self._spec = spec
+        self._batched = spec.max_batch_size > 0
+        self._regions = regions
+        self._decode = msgspec.msgpack.Decoder(Placement).decode
+        #: per input: it must be private before execution, or it is BYTES and has no view
+        self.copied = [
+            tensor.datatype == "BYTES" or (needs_snapshots and tensor.datatype not in FLOATING) for tensor in spec.inputs
+        ]
+        #: what `get` would return without decoding
+        self.kept: dict[bytes, Prepared] = {}
+
+    def get(self, encoded: bytes) -> Prepared:
+        """The prepared placement. Raises PenstockError: the request cannot be executed as placed."""
+        prepared = self.kept.get(encoded)
+        if prepared is None:
+            try:
+                placement = self._decode(encoded)
+            except msgspec.DecodeError as error:
+                raise BrokerError(f"a placement cannot be decoded: {error}", Code.INTERNAL) from None
+            prepared = self._prepare(placement)
+            if len(self.kept) >= KEPT:
+                del self.kept[next(iter(self.kept))]
+            self.kept[encoded] = prepared
+        return prepared
+
+    def forget_region(self, number: int) -> None:
+        """Drops every view on a region."""
+        for encoded in [encoded for encoded, prepared in self.kept.items() if number in prepared.regions]:
+            del self.kept[encoded]
+
+    def clear(self) -> None:
+        """Drops everything."""
+        self.kept.clear()
+
+    def full_shape(self, rows: int, tensor: TensorSpec) -> Shape:
+        """The tensor's dims with the batch dimension, where the model has one."""
+        return (rows, *tensor.dims) if self._batched else tuple(tensor.dims)
+
+    def _prepare(self, placement: Placement) -> Prepared:
+        spec = self._spec
+        if len(placement.inputs) != len(spec.inputs):
+            raise self._broken(f"{len(placement.inputs)} inputs were placed, it has {len(spec.inputs)}")
+        shapes, spans = [], []
+        for tensor, piece in zip(spec.inputs, placement.inputs, strict=True):
+            shape = tuple(piece.shape)
+            self._check_input(tensor, shape, piece.byte_size, placement.rows)
+            shapes.append(shape)
+            spans.append(self._span(piece.region, piece.offset, piece.byte_size))
+        targets = {piece.output: self._target(piece, placement.rows) for piece in placement.outputs}
+        is_complete = all(target.span is not None and target.needed is not None for target in targets.values())
+        prepared = Prepared(placement.rows, shapes, spans, targets, is_complete)
+        if is_complete and not any(self.copied) and not prepared.regions & self._regions.isolated:
+            prepared.work = self._direct(prepared)
+        return prepared
+
+    def _check_input(self, tensor: TensorSpec, shape: Shape, size: int, rows: int) -> None:
+        expected = self.full_shape(rows, tensor)
+        if len(shape) != len(expected) or any(want not in (-1, dim) for want, dim in zip(expected, shape, strict=True)):
+            raise self._broken(f"input '{tensor.name}' was placed with shape {list(shape)}, it takes {list(expected)}")
+        if byte_size(tensor.datatype, shape) not in (None, size):
+            raise self._broken(f"input '{tensor.name}' of shape {list(shape)} was placed with {size} bytes")
+
+    def _target(self, piece: OutputSlice, rows: int) -> Target:
+        if not 0 <= piece.output < len(self._spec.outputs):
+            raise self._broken(f"output {piece.output} was asked for, it has {len(self._spec.outputs)}")
+        tensor = self._spec.outputs[piece.output]
+        needed = byte_size(tensor.datatype, self.full_shape(rows, tensor))
+        if piece.region < 0:
+            return Target(None, 0, needed)
+        if needed is not None and needed > piece.byte_size:
+            raise too_small(self._spec, piece.output, needed, piece.byte_size)
+        span = self._span(piece.region, piece.offset, piece.byte_size)
+        return Target(span if needed is None else span._replace(byte_size=needed), piece.byte_size, needed)
+
+    def _span(self, number: int, offset: int, size: int) -> Span:
+        return Span(number, offset, self._regions.get(number, offset, size).address + offset, size)
+
+    def _direct(self, prepared: Prepared) -> Work:
+        spec, rows = self._spec, prepared.rows
+        inputs = [
+            self._view(span, tensor, shape)
+            for span, tensor, shape in zip(prepared.spans, spec.inputs, prepared.shapes, strict=True)
+        ]
+        places: list[Tensor | None] = []
+        for output, target in prepared.targets.items():
+            tensor = spec.outputs[output]
+            assert target.span is not None  # is_complete
+            places.append(self._view(target.span, tensor, self.full_shape(rows, tensor)))
+        return Work((rows,), inputs, tuple(prepared.targets), places, is_kept=True)
+
+    def _view(self, span: Span, tensor: TensorSpec, shape: Shape) -> Tensor:
+        return view(self._regions.mapped(span.region), span.offset, numpy_dtype(tensor.datatype), shape)
+
+    def _broken(self, what: str) -> PenstockError:
+        return BrokerError(f"model '{self._spec.name}': {what}", Code.INTERNAL)
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError when a placement outlived its region or a bound."""
+        assert len(self.kept) <= KEPT, repr(self)
+        for prepared in self.kept.values():
+            for number in prepared.regions:
+                assert number in self._regions, f"{self!r}: region {number} is gone"
+
+    def __repr__(self) -> str:
+        direct = sum(prepared.work is not None for prepared in self.kept.values())
+        return f"<PlacementCache of '{self._spec.name}': {len(self.kept)} placements, {direct} executed in place>"
+
+
+def too_small(spec: ModelSpec, output: int, needed: int, capacity: int) -> PenstockError:
+    """The error of a request whose place for an output is too small."""
+    return invalid(
+        f"output '{spec.outputs[output].name}' of model '{spec.name}' needs {needed} bytes, its place has {capacity}"
+    )
+
+
+def same_shapes(first: Sequence[Shape], other: Sequence[Shape], spec: ModelSpec) -> PenstockError | None:
+    """Why two requests cannot share a batch, or None. All dims but the batch dimension must be equal."""
+    for tensor, expected, shape in zip(spec.inputs, first, other, strict=True):
+        if expected[1:] != shape[1:]:
+            return BrokerError(
+                f"input '{tensor.name}' of model '{spec.name}' has shape {list(shape)} in a batch of shape {list(expected)}",
+                Code.INTERNAL,
+            )
+    return None
