@@ -125,24 +125,32 @@ def run_one(client: Client, lane: Lane, end_ns: int) -> list[int]:
 
 
 def run_many(client: Client, lanes: list[Lane], end_ns: int) -> list[int]:
-    """All lanes in flight: waits for the one sent first, sends it again. The latencies, ns."""
-    clock, submit, waiting, latencies = time.perf_counter_ns, client.submit, deque(lanes), []
-    for lane in lanes:
-        lane.prepare()
-        lane.sent_ns = clock()
-        lane.future = submit(lane.io)
+    """All lanes in flight: waits for the one sent first, and sends it again together with those that are done too."""
+    clock, waiting, latencies = time.perf_counter_ns, deque(lanes), []
+    send(client, lanes)
     while waiting:
         lane = waiting.popleft()
         lane.future.result()
+        answered = [lane]
+        while waiting and waiting[0].future.done():
+            answered.append(waiting.popleft())
         now_ns = clock()
-        latencies.append(now_ns - lane.sent_ns)
-        lane.check()
+        for lane in answered:
+            lane.future.result()
+            latencies.append(now_ns - lane.sent_ns)
+            lane.check()
         if now_ns < end_ns:
-            lane.prepare()
-            lane.sent_ns = clock()
-            lane.future = submit(lane.io)
-            waiting.append(lane)
+            send(client, answered)
+            waiting.extend(answered)
     return latencies
+
+
+def send(client: Client, lanes: list[Lane]) -> None:
+    for lane in lanes:
+        lane.prepare()
+    sent_ns = time.perf_counter_ns()
+    for lane, future in zip(lanes, client.submit_many([lane.io for lane in lanes]), strict=True):
+        lane.future, lane.sent_ns = future, sent_ns
 
 
 def run(client: Client, lanes: list[Lane], seconds: float) -> tuple[list[int], dict[str, Any]]:

@@ -39,7 +39,7 @@ class Server:
 
 @contextmanager
 def serving(repository: Path) -> Iterator[Server]:
-    """Serves a repository on both links until the block ends. Raises RuntimeError with the broker's output if it cannot."""
+    """Serves a repository on both links until the block ends. Where that fails, what the broker said is printed."""
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
         links = {"local": f"unix://{folder}/broker.sock", "zmq": f"ipc://{folder}/broker.zmq"}
         log = Path(folder, "log")
@@ -54,17 +54,20 @@ def serving(repository: Path) -> Iterator[Server]:
                 stderr=output,
             )
         try:
-            _wait_until_ready(process, links["local"], log)
+            _wait_until_ready(process, links["local"])
             yield Server(process.pid, links)
+        except BaseException:
+            print(log.read_text(errors="replace"), file=sys.stderr)
+            raise
         finally:
             _stop(process)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+def _wait_until_ready(process: subprocess.Popen[bytes], address: str) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not _is_ready(address):
         if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"the broker is not ready (exit code {process.poll()}):\n{log.read_text(errors='replace')}")
+            raise RuntimeError(f"the broker is not ready (exit code {process.poll()})")
         time.sleep(0.05)
 
 

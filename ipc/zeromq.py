@@ -284,8 +284,9 @@ class DealerLink(Generic[M]):
             with self._lock:
                 if self._closed:
                     break
-                if self._has_input() or self._is_gone():
-                    self._signal(on=True)
+                found = self._has_input() or self._is_gone()
+                self._signal(on=found)
+                if found:
                     break
         return True
 

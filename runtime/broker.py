@@ -16,6 +16,7 @@ import resource
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Callable
 
 from ..ipc.addresses import parse_address
 from ..ipc.errors import BrokerError, PenstockError
@@ -40,8 +41,9 @@ SWEEP_NS = NS
 class Broker:
     """Runs one broker until it is told to stop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, on_settled: Callable[[Broker], None] | None = None) -> None:
         self._settings = settings
+        self._on_settled = on_settled  # called once, from the loop, when every model is loaded or has failed to be
         self._loop = EventLoop()
         self._workers = WatchedWorkers(self._loop)
         self._core = Core(settings, self, time.monotonic_ns)
@@ -65,11 +67,32 @@ class Broker:
             try:
                 self._open_doors()
                 self._read_repositories()
+                self._settle()
                 while not self._core.stopping:
                     self._turn(None)
                 self._drain()
             finally:
                 self._close()
+
+    def stop(self) -> None:
+        """Makes `run` drain and leave, as the first signal does. To be called from the loop's thread."""
+        self._core.stopping = True
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens; a tcp port 0 is resolved."""
+        return [door.address for door in self._doors]
+
+    def index(self) -> list[dict[str, Any]]:
+        """Triton's repository index: name, version, state and reason of every model version."""
+        return self._core.models.summary()
+
+    def _settle(self) -> None:
+        """Serves until every model is loaded or has failed to be, then says so."""
+        while not self._core.stopping and not self._core.is_settled():
+            self._turn(None)
+        if self._on_settled is not None and not self._core.stopping:
+            self._on_settled(self)
 
     def _open_doors(self) -> None:
         for text in self._settings.addresses:

@@ -362,6 +362,12 @@ class Core:
                 full_sessions.append(session)
         return full_sessions, full_instances
 
+    def is_settled(self) -> bool:
+        """Whether the repositories have been read and each model whose workers this broker starts has been loaded, or given up."""
+        if self.loading:
+            return False
+        return not self.settings.spawn_workers or all(model.state is not ModelState.LOADING for model in self.models)
+
     def is_idle(self) -> bool:
         """Whether no accepted request waits for an outcome or a release."""
         return not any(session.in_flight for session in self.sessions.values())

@@ -18,6 +18,7 @@ from .models import ModelTable
 from .regions import RegionRegistry
 from .requests import InferRequest
 from .scheduling.commands import AnyCommand, Completed, Drained, Finish, Kill, Release, SendBatch
+from .scheduling.requests import Batch as SentBatch
 from .sessions import Session
 
 log = logging.getLogger("penstock.broker")
@@ -89,66 +90,83 @@ class Delivery:
     def _completed(self, command: Completed, report: BatchDone, fds: list[int], now_ns: int) -> None:
         batch = command.batch
         model = self._models.by_number(batch.model)
-        model.executed(batch.rows, batch.closed.value, report, time.time_ns() // 1_000_000)
-        results = _results_by_number(batch.requests, report, fds) if report.items else {}
-        for request in command.live:
-            assert isinstance(request, InferRequest)
-            if report.message:
-                error = (report.code or "INTERNAL", f"model '{model.name}': {report.message}", report.fault)
+        model.record.executed(batch.rows, batch.closed.value, report, time.time_ns() // 1_000_000)
+        if report.message:
+            error = (report.code or "INTERNAL", f"model '{model.name}': {report.message}", report.fault)
+            for request in command.live:
                 self._fail(request, error, True, now_ns)
-            elif report.items:
-                self._deliver_item(request, results[request.number], batch, report, now_ns)
-            else:
-                reply = request.binding.reply
-                assert reply is not None, request
-                self._succeed(request, reply, batch, report, now_ns)
-            self._release(request)
+                self._release(request)
+        else:
+            found = _results_by_number(batch.requests, report, fds) if report.items else None
+            self._answer_live(command, report, found, now_ns)
         for request in command.late:
             self._release_late_request(request)
 
+    def _answer_live(
+        self, command: Completed, report: BatchDone, found: dict[int, tuple[ItemResult, int | None]] | None, now_ns: int
+    ) -> None:
+        """Each request gets its outcome: as its placement promised, or (`found`) as the worker says request by request."""
+        batch = command.batch
+        rows = 0
+        totals_ns: list[int] = []
+        queues_ns: list[int] = []
+        for request in command.live:
+            if found is None:
+                self._succeed(request, request.binding.reply, batch, report)  # type: ignore[attr-defined]
+            elif not self._answer_item(request, *found[request.number], batch, report, now_ns):
+                self._release(request)
+                continue
+            arrived_ns = request.arrived_ns
+            rows += request.rows
+            totals_ns.append(now_ns - arrived_ns)
+            queues_ns.append(max(0, report.started_ns - arrived_ns))
+            self._release(request)
+        self._models.by_number(batch.model).record.completed(rows, totals_ns, queues_ns, report)
+
+    def _answer_item(
+        self, request: Any, item: ItemResult, fd: int | None, batch: SentBatch, report: BatchDone, now_ns: int
+    ) -> bool:
+        """Outputs whose size or place was not known before, or a failure of this request alone; then False."""
+        if item.code:
+            self._fail(request, (item.code, item.message, item.fault), True, now_ns)
+            return False
+        outputs = _output_tensors(request, item)
+        brought: list[int] = []
+        parts: list[bytes] = []
+        if fd is not None and request.client.takes_fds:
+            brought = [fd]
+        elif fd is not None and not request.client.ended:
+            parts = [os.pread(fd, output.byte_size, output.offset) for output in outputs if not output.region]
+        self._succeed(request, Raw(encode(outputs)), batch, report, brought, parts)
+        return True
+
     def _succeed(
-        self, request: InferRequest, outputs: Raw, batch: Any, report: BatchDone, now_ns: int, brought: Sequence[int] = (),
+        self, request: Any, outputs: Raw, batch: SentBatch, report: BatchDone, brought: Sequence[int] = (),
         parts: Sequence[bytes] = (),
     ) -> None:  # fmt: skip
-        model = request.binding.model
-        model.succeeded(request.rows, now_ns - request.arrived_ns, report.started_ns - request.arrived_ns, report)
         client = request.client
         if client.ended:
             return
         explain = self._explanation(request, batch, report) if request.explain else None
-        client.link.put(Result(request.client_id, outputs, model.version, explain, len(brought), len(parts)), brought, parts)
+        version = request.binding.model.version
+        client.link.put(Result(request.client_id, outputs, version, explain, len(brought), len(parts)), brought, parts)
         self._unflushed.add(client)
 
-    def _deliver_item(
-        self, request: InferRequest, found: tuple[ItemResult, int | None], batch: Any, report: BatchDone, now_ns: int
-    ) -> None:
-        item, fd = found
-        if item.code:
-            self._fail(request, (item.code, item.message, item.fault), True, now_ns)
-            return
-        outputs = _output_tensors(request, item)
-        if request.client.takes_fds or fd is None:
-            brought = [] if fd is None else [fd]
-            self._succeed(request, Raw(encode(outputs)), batch, report, now_ns, brought)
-            return
-        parts = [os.pread(fd, output.byte_size, output.offset) for output in outputs if not output.region]
-        self._succeed(request, Raw(encode(outputs)), batch, report, now_ns, (), parts)
-
-    def _explanation(self, request: InferRequest, batch: Any, report: BatchDone) -> Explanation:
+    def _explanation(self, request: InferRequest, batch: SentBatch, report: BatchDone) -> Explanation:
         return Explanation(
             self._fleet.instances[batch.instance].name, batch.rows, len(batch.requests), batch.closed.value,
             max(0, report.started_ns - request.arrived_ns), report.input_ns, report.infer_ns, report.output_ns, report.copies,
         )  # fmt: skip
 
     def _finish(self, command: Finish) -> None:
-        request = command.request
-        assert isinstance(request, InferRequest)
-        self._fail(request, (command.code.value, f"model '{request.binding.model.name}': {command.message}", command.fault), command.released, self._clock())
+        request: Any = command.request
+        message = f"model '{request.binding.model.name}': {command.message}"
+        self._fail(request, (command.code.value, message, command.fault), command.released, self._clock())
         if command.released:
             self._release(request)
 
-    def _fail(self, request: InferRequest, error: tuple[str, str, str], released: bool, now_ns: int) -> None:
-        request.binding.model.failed(now_ns - request.arrived_ns)
+    def _fail(self, request: Any, error: tuple[str, str, str], released: bool, now_ns: int) -> None:
+        request.binding.model.record.failed(now_ns - request.arrived_ns)
         client = request.client
         if client.ended:
             return
@@ -162,13 +180,12 @@ class Delivery:
         self._release_late_request(command.request)
 
     def _release_late_request(self, request: Any) -> None:
-        assert isinstance(request, InferRequest)
         self._release(request)
         if not request.client.ended:
             request.client.link.put(Released(request.client_id))
             self._unflushed.add(request.client)
 
-    def _release(self, request: InferRequest) -> None:
+    def _release(self, request: Any) -> None:
         del request.client.in_flight[request.client_id]
         told = self._regions.release(request.binding.regions)
         if told:

@@ -41,8 +41,10 @@ TRANSITIONS: dict[InstanceState, frozenset[InstanceState]] = {
 class WorkerProcess(Protocol):
     """A process behind an instance: spawned (processes.py) or attached by hand."""
 
-    link: Link
-    pid: int
+    @property
+    def link(self) -> Link: ...
+    @property
+    def pid(self) -> int: ...
 
     def kill(self) -> None: ...
     def close(self) -> str:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Iterator
 from ..ipc.errors import Code, ModelError, not_found
 from ..ipc.messages import ModelSpec, OutputPlace, TensorSpec
 from ..ipc.tensors import byte_size
-from .histograms import StageHistograms
-from .statistics import ModelStatistics
+from .records import Record
 
 if TYPE_CHECKING:
     from .instances import Instance
@@ -47,10 +46,7 @@ class ServedModel:
         self.reason = ""
         self.accepts = False  # READY; a plain attribute because each request reads it
         self.instances: list[Instance] = []
-        self.statistics = ModelStatistics()
-        self.histograms = StageHistograms()
-        self.closed: dict[str, int] = {}  # why batches closed -> how often
-        self.copies: dict[str, list[int]] = {}  # kind of copy -> [count, bytes]
+        self.record = Record()
         self.configure(config)
 
     def __repr__(self) -> str:
@@ -76,6 +72,7 @@ class ServedModel:
     def check_invariants(self) -> None:
         """The shortcut for the hot path agrees with the state."""
         assert self.accepts == (self.state is ModelState.READY), self
+        self.record.check_invariants()
         assert (self.state is ModelState.UNAVAILABLE) <= bool(self.reason), self
 
     def full_shape(self, spec: TensorSpec, rows: int) -> list[int]:
@@ -86,18 +83,6 @@ class ServedModel:
         """Bytes of an output for this many rows; None where only execution tells."""
         spec = self.spec.outputs[position]
         return byte_size(spec.datatype, self.full_shape(spec, rows))
-
-    def executed(self, rows, closed, report, now_ms):
-        self.closed[closed] = self.closed.get(closed, 0) + 1
-
-    def succeeded(self, rows, total_ns, queue_ns, report):
-        pass
-
-    def failed(self, total_ns):
-        pass
-
-    def stages(self):
-        return {}
 
     @property
     def is_ready(self) -> bool:

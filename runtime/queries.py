@@ -83,11 +83,11 @@ class Queries:
 
     def _statistics(self, _session: Session, query: Query) -> dict[str, Any]:
         """Triton's statistics document: one model version, all versions of a model, or everything that is READY."""
-        return {"model_stats": [m.statistics.to_json(m.name, str(m.version)) for m in self._chosen(query)]}
+        return {"model_stats": [m.record.statistics.to_json(m.name, str(m.version)) for m in self._chosen(query)]}
 
     def _stages(self, _session: Session, query: Query) -> list[dict[str, Any]]:
         """Histograms per stage, why batches closed, and what was copied."""
-        return [model.stages() for model in self._chosen(query)]
+        return [{"name": model.name, "version": str(model.version), **model.record.stages()} for model in self._chosen(query)]
 
     def _chosen(self, query: Query) -> list[ServedModel]:
         if query.model and query.version >= 0:

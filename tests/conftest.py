@@ -55,11 +55,11 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     with_descendants = bool(TIERS_WITH_DESCENDANTS & set(request.node.path.parts))
     before = Surroundings(with_descendants)
     yield
-    leaks = before.leaks()
-    if leaks and not _gone_in_time(before):
+    failed = request.node.stash.get(FAILED, False)
+    if before.leaks() and (failed or not _gone_in_time(before)):
         leaks = before.leaks()
         before.kill_processes()
-        if leaks and not request.node.stash.get(FAILED, False):
+        if leaks and not failed:
             pytest.fail("left behind: " + "; ".join(leaks), pytrace=False)
 
 

@@ -71,6 +71,8 @@ class PlacementCache:
         ]
         #: what `get` would return without decoding
         self.kept: dict[bytes, Prepared] = {}
+        #: region -> the keys of `kept` that lie in it, so that forgetting a region costs no search
+        self._by_region: dict[int, set[bytes]] = {}
 
     def get(self, encoded: bytes) -> Prepared:
         """The prepared placement. Raises PenstockError: the request cannot be executed as placed."""
@@ -81,23 +83,36 @@ class PlacementCache:
             except msgspec.DecodeError as error:
                 raise BrokerError(f"a placement cannot be decoded: {error}", Code.INTERNAL) from None
             prepared = self._prepare(placement)
-            if len(self.kept) >= KEPT:
-                del self.kept[next(iter(self.kept))]
-            self.kept[encoded] = prepared
+            self._keep(encoded, prepared)
         return prepared
 
     def forget_region(self, number: int) -> None:
         """Drops every view on a region."""
-        for encoded in [encoded for encoded, prepared in self.kept.items() if number in prepared.regions]:
-            del self.kept[encoded]
+        for encoded in list(self._by_region.get(number, ())):
+            self._drop(encoded)
 
     def clear(self) -> None:
         """Drops everything."""
         self.kept.clear()
+        self._by_region.clear()
 
     def full_shape(self, rows: int, tensor: TensorSpec) -> Shape:
         """The tensor's dims with the batch dimension, where the model has one."""
         return (rows, *tensor.dims) if self._batched else tuple(tensor.dims)
+
+    def _keep(self, encoded: bytes, prepared: Prepared) -> None:
+        if len(self.kept) >= KEPT:
+            self._drop(next(iter(self.kept)))
+        self.kept[encoded] = prepared
+        for number in prepared.regions:
+            self._by_region.setdefault(number, set()).add(encoded)
+
+    def _drop(self, encoded: bytes) -> None:
+        for number in self.kept.pop(encoded).regions:
+            keys = self._by_region[number]
+            keys.discard(encoded)
+            if not keys:
+                del self._by_region[number]
 
     def _prepare(self, placement: Placement) -> Prepared:
         spec = self._spec
@@ -160,9 +175,10 @@ class PlacementCache:
     def check_invariants(self) -> None:
         """Raises AssertionError when a placement outlived its region or a bound."""
         assert len(self.kept) <= KEPT, repr(self)
-        for prepared in self.kept.values():
-            for number in prepared.regions:
-                assert number in self._regions, f"{self!r}: region {number} is gone"
+        expected = {(number, encoded) for encoded, prepared in self.kept.items() for number in prepared.regions}
+        assert expected == {(number, encoded) for number, keys in self._by_region.items() for encoded in keys}, repr(self)
+        for number in self._by_region:
+            assert number in self._regions, f"{self!r}: region {number} is gone"
 
     def __repr__(self) -> str:
         direct = sum(prepared.work is not None for prepared in self.kept.values())

@@ -170,4 +170,5 @@ class RegionTable:
 
     def __repr__(self) -> str:
         total = sum(region.byte_size for region in self._regions.values())
-        return f"<RegionTable {len(self._regions)} regions, {total} bytes, {len(self.isolated)} isolated, {len(self._refused)} refused>"
+        exceptions = f"{len(self.isolated)} isolated, {len(self._refused)} refused"
+        return f"<RegionTable {len(self._regions)} regions, {total} bytes, {exceptions}>"

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ...ipc.errors import PenstockError
 from ...ipc.processes import die_with_parent
 from ..client import Client
 
@@ -34,11 +35,11 @@ def classify(address: str, images: npt.NDArray[np.uint8], rounds: int, file: Pat
         sys.stdin.readline()
         started_ns = time.monotonic_ns()
         for turn in range(rounds):
-            sent = []
             for slot in leased:
                 slot.outputs["scores"].fill(np.nan)  # so that an answer that was never written is seen
-                sent.append((time.monotonic_ns(), client.submit(slot, timeout_s=ANSWER_WITHIN_S)))
-            for position, (sent_ns, future) in enumerate(sent):
+            sent_ns = time.monotonic_ns()
+            futures = client.submit_many(leased, timeout_s=ANSWER_WITHIN_S)
+            for position, future in enumerate(futures):
                 scores[turn, position] = future.result().outputs["scores"][0]
                 latencies_ns[turn, position] = time.monotonic_ns() - sent_ns
         ended_ns = time.monotonic_ns()
@@ -59,7 +60,10 @@ def main() -> None:
     first, step = map(int, options.share.split("/"))
     with np.load(options.images) as held_out:
         images = held_out["images"][first::step]
-    classify(options.address, images, options.rounds, options.answers)
+    try:
+        classify(options.address, images, options.rounds, options.answers)
+    except PenstockError as error:
+        sys.exit(f"client at {options.address}: {error}")
     print("done", flush=True)
 
 

@@ -47,7 +47,7 @@ def figures_of(outcome: Outcome) -> Figures:
     answered = scores.shape[0] * scores.shape[1]
     return Figures(
         images=answered,
-        accuracy=float((scores.argmax(axis=2) == outcome.labels).mean()),
+        accuracy=float(((scores.argmax(axis=2) == outcome.labels) & np.isfinite(scores).all(axis=2)).mean()),
         mismatches=int((~_agree(scores, outcome.direct)).sum()),
         requests_per_s=round(answered / ((ended_ns - started_ns) / 1e9), 1),
         p50_us=round(float(np.percentile(latencies_us, 50)), 1),

@@ -64,9 +64,9 @@ def run(rounds: int) -> Outcome:
         _check_ready(broker)
         answers = _send_all(children, repository / "digits" / "held_out.npz", addresses, rounds, Path(folder))
         with connected(addresses[0]) as client:
-            statistics = client.query("statistics", "digits")["model_stats"][0]
-            stages = client.query("stages", "digits")[0]
-            workers = [row["pid"] for row in client.query("status")["instances"]]
+            statistics = client.statistics("digits")["model_stats"][0]
+            stages = client.stages("digits")[0]
+            workers = [row["pid"] for row in client.status()["instances"]]
         return Outcome(images, labels, direct, answers, statistics, stages, workers)
 
 

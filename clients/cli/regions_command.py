@@ -30,7 +30,7 @@ def regions(address: str | None, as_json: bool) -> None:
     objects with name, kind, byte_size, offset, in_flight, closing, mapped_by, session and pid.
     """
     with connected(address) as client:
-        found = client.query("regions")
+        found = client.regions()
     if as_json:
         print_json(found)
         return

@@ -33,7 +33,7 @@ def stats(model: str, address: str | None, as_json: bool) -> None:
     batch_sizes, closed, copies).
     """
     with connected(address) as client:
-        found = {**client.query("statistics", model), "stages": client.query("stages", model)}
+        found = {**client.statistics(model), "stages": client.stages(model)}
     if as_json:
         print_json(found)
         return

@@ -32,7 +32,7 @@ def status(address: str | None, as_json: bool) -> None:
     and bad_messages.
     """
     with connected(address) as client:
-        found = client.query("status")
+        found = client.status()
     if as_json:
         print_json(found)
     else:
@@ -55,4 +55,4 @@ def _show(found: dict[str, Any]) -> None:
     print_table("workers", ("instance", "model", "state", "process", "regions mapped"), workers, right_from=3)
     sessions = found["sessions"]
     columns = list(sessions[0]) if sessions else []
-    print_table("clients", columns, [[row.get(column, "") for column in columns] for row in sessions])
+    print_table("clients", columns, [["-" if row[column] is None else row[column] for column in columns] for row in sessions])

@@ -34,8 +34,14 @@ def stop(address: str | None, wait_s: float, as_json: bool) -> None:
     Only the user who started the broker may stop it. With --json: an object with the pid.
     """
     with connected(address) as client:
-        pid = int(client.query("stop")["pid"])
-    if not _has_ended(pid, wait_s):
+        pid = int(client.status()["pid"])
+        pidfd = _open_pidfd(pid)
+        try:
+            client.stop_broker()
+            ended, _, _ = select.select([pidfd], [], [], wait_s)
+        finally:
+            os.close(pidfd)
+    if not ended:
         raise CommandFailed(f"the broker (process {pid}) was told to stop, and still runs after {wait_s:g} s")
     if as_json:
         print_json({"pid": pid})
@@ -43,13 +49,8 @@ def stop(address: str | None, wait_s: float, as_json: bool) -> None:
         click.echo(f"stopped (process {pid})")
 
 
-def _has_ended(pid: int, wait_s: float) -> bool:
+def _open_pidfd(pid: int) -> int:
     try:
-        pidfd = open_pidfd(pid)
+        return open_pidfd(pid)
     except ProcessLookupError:
-        return True
-    try:
-        readable, _, _ = select.select([pidfd], [], [], wait_s)
-        return bool(readable)
-    finally:
-        os.close(pidfd)
+        raise CommandFailed(f"the broker is process {pid}, which is none of this machine's: stop it there") from None

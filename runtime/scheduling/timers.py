@@ -30,6 +30,10 @@ class Timers:
     def __iter__(self) -> Iterator[int]:
         return iter(self._when)
 
+    def when(self, key: int) -> int | None:
+        """The key's time, if it has one."""
+        return self._when.get(key)
+
     def set(self, key: int, when_ns: int) -> None:
         """Sets or moves the key's time."""
         when = self._when

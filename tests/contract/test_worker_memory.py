@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from worker_rig import Memory, Rig, copies, spec_of, unplaced
 
-from penstock.ipc.messages import InputSlice, LoadModel, ModelSpec, OutputSlice, Placement, Signature
+from penstock.ipc.messages import InputSlice, LoadModel, ModelSpec, Placement, Signature
 from penstock.workers.backends.base import Backend, Tensor, Work
 
 OUT = 32768
@@ -259,17 +259,17 @@ def test_sealed_regions_are_mapped_even_under_isolation() -> None:
 # --- models that misbehave ---------------------------------------------------------------------------------------------------
 
 
-def raises(error: BaseException) -> Callable[[Work], Sequence[Tensor]]:
+def raises(kind: type[BaseException], *values: object) -> Callable[[Work], Sequence[Tensor]]:
     def script(_work: Work) -> Sequence[Tensor]:
-        raise error
+        raise kind(*values)
 
     return script
 
 
-@pytest.mark.parametrize("error", [ValueError("bad luck"), SystemExit("bad luck"), KeyboardInterrupt("bad luck")])
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("count", [1, 2])
-def test_what_a_model_raises_fails_its_batch_and_nothing_else(error: BaseException, count: int) -> None:
-    backend = Scripted(raises(error))
+def test_what_a_model_raises_fails_its_batch_and_nothing_else(error: type[BaseException], count: int) -> None:
+    backend = Scripted(raises(error, "bad luck"))
     with Rig(simple(), backend=backend) as rig:
         batch = [request(rig.memory, np.ones((1, 2), np.float32), at=at * 100, out=OUT + at * 100) for at in range(count)]
         done = rig.run(*batch)
@@ -279,7 +279,7 @@ def test_what_a_model_raises_fails_its_batch_and_nothing_else(error: BaseExcepti
 
 
 def test_an_exception_without_text_is_named() -> None:
-    with Rig(simple(), backend=Scripted(raises(ZeroDivisionError()))) as rig:
+    with Rig(simple(), backend=Scripted(raises(ZeroDivisionError))) as rig:
         assert rig.run(request(rig.memory, np.ones((1, 2), np.float32))).message == "ZeroDivisionError"
 
 
@@ -300,15 +300,31 @@ def test_results_that_contradict_the_configuration_are_the_models_fault(results:
             assert (done.message, done.fault) == (reason, "model")
 
 
-def test_memory_for_unplaced_outputs_that_is_refused_fails_its_request() -> None:
-    huge = spec_of("scripted", {"x": ("FP32", [1])}, {"y": ("FP32", [-1])})
-    with Rig(huge, backend=Scripted(lambda _work: [np.broadcast_to(np.float32(0), (1, 1))])) as rig:
-        resource_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        asked = Placement(1, [rig.memory.put(0, np.ones((1, 1), np.float32))], [unplaced(0)])
-        rig.run_with_fds(Placement(1, [rig.memory.put(0, np.ones((1, 1), np.float32))], [OutputSlice(0, 1, OUT, 4)]))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource_limit[1]))
+def test_descriptors_that_are_refused_cost_only_the_requests_that_need_one() -> None:
+    with Rig(simple(), backend=Scripted(lambda work: [work.inputs[0]])) as rig:
+        x = np.ones((1, 2), np.float32)
+        wants_memfd = Placement(1, [rig.memory.put(0, x)], [unplaced(0)])
+        has_place = request(rig.memory, x, at=64)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
         try:
-            done = rig.run(asked)
+            done = rig.run(wants_memfd, has_place)
         finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, resource_limit)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert (done.items[0].code, done.items[0].fault) == ("UNAVAILABLE", "machine")
+        assert done.items[1].code == ""
+
+
+def test_a_region_that_cannot_be_mapped_costs_the_requests_in_it() -> None:
+    with Rig(simple(), backend=Scripted(lambda work: [work.inputs[0]])) as rig:
+        gone = shrinkable(2)
+        x = np.ones((1, 2), np.float32)
+        doomed = request(gone, x, out=4096)
+        os.ftruncate(gone.fd, 0)
+        rig.map(gone, sealed=False)
+        done = rig.run(doomed, request(rig.memory, x))
+        assert (done.items[0].code, done.items[0].fault, done.items[1].code) == ("INVALID_ARG", "caller", "")
+        assert "the memory holds 0 bytes" in done.items[0].message
+        rig.regions.check_invariants()
+        rig.regions.unmap(2)
+        assert 2 not in rig.regions

@@ -54,7 +54,7 @@ MACHINE_PATH = re.compile(r"(?<![\w./-])/(?:work|root|home/\w+|Users/\w+)/[\w.]"
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module, absolute: `penstock.ipc.errors`, `numpy.typing`. `lazy`: inside a function."""
+    """One imported module, absolute: `penstock.ipc.errors`, `numpy.typing`. `lazy`: inside a function, or for types only."""
 
     file: str
     line: int
@@ -82,13 +82,18 @@ class Source:
 
     def imports(self) -> Iterator[Import]:
         package = ["penstock", *self.path.split("/")[:-1]]
-        lazy = {id(inner) for node in ast.walk(self.tree) if isinstance(node, FUNCTIONS) for inner in ast.walk(node)}
+        later = [node for node in ast.walk(self.tree) if isinstance(node, FUNCTIONS) or _is_for_types_only(node)]
+        lazy = {id(inner) for node in later for inner in ast.walk(node)}
         for node in ast.walk(self.tree):
             for module in _imported(node, package):
                 yield Import(self.path, node.lineno, module, id(node) in lazy)
 
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _is_for_types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def _imported(node: ast.AST, package: list[str]) -> list[str]:

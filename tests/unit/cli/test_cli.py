@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 import numpy as np
@@ -88,7 +88,7 @@ class FakeClient:
         self.outputs: dict[str, Any] = {}
         self.error: Exception | None = None
 
-    def __call__(self, address: str | None = None) -> FakeClient:
+    def __call__(self, address: str | None = None, **_options: Any) -> FakeClient:
         self.address = address
         return self
 
@@ -98,11 +98,27 @@ class FakeClient:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.asked.append("closed")
 
-    def query(self, what: str, model: str = "", version: int = -1) -> Any:
-        self.asked.append((what, model))
+    def is_ready(self) -> bool:
+        self.asked.append("is_ready")
+        return True
+
+    def status(self) -> Any:
+        return self._document("status")
+
+    def regions(self) -> Any:
+        return self._document("regions")
+
+    def statistics(self, model: str) -> Any:
+        return self._document("statistics", model)
+
+    def stages(self, model: str) -> Any:
+        return self._document("stages", model)
+
+    def _document(self, *asked: str) -> Any:
+        self.asked.append(asked)
         if self.error is not None:
             raise self.error
-        return DOCUMENTS[what]
+        return DOCUMENTS[asked[0]]
 
     def infer(self, model: str, inputs: Mapping[str, Any], **options: Any) -> FakeResult:
         self.asked.append((model, dict(inputs), options))
@@ -208,7 +224,7 @@ def test_json_is_the_brokers_document(client: FakeClient, command: str, document
 def test_stats_json_is_tritons_document_and_the_stages(client: FakeClient) -> None:
     shown = penstock("stats", "digits", "--json")
     assert json.loads(shown.stdout) == {**STATISTICS, "stages": STAGES}
-    assert client.asked[:2] == [("statistics", "digits"), ("stages", "digits")]
+    assert client.asked[1:3] == [("statistics", "digits"), ("stages", "digits")]
 
 
 def test_status_shows_models_with_reasons_workers_and_clients(client: FakeClient) -> None:
@@ -250,7 +266,7 @@ def test_infer_sends_files_as_they_are_and_shows_outputs(client: FakeClient, arr
     client.outputs = {"OUTPUT0": np.array([[1, 2]], np.int32)}
     shown = penstock("infer", "simple", "--input", f"a=b={array_file}", "--output", "OUTPUT0")
     assert shown.exit_code == 0, shown.output
-    model, inputs, options = client.asked[0]
+    model, inputs, options = client.asked[1]
     assert model == "simple" and list(inputs) == ["a=b"] and inputs["a=b"].dtype == np.int32
     assert options["outputs"] == ("OUTPUT0",)
     assert "OUTPUT0  int32[1, 2]\n[[1 2]]" in shown.stdout
@@ -313,8 +329,8 @@ class FakeBroker:
     """Settles at once, then "runs" until the end of run()."""
 
     made: FakeBroker
-    models: list[dict[str, str]] = []
-    error: Exception | None = None
+    models: ClassVar[list[dict[str, str]]] = []
+    error: ClassVar[Exception | None] = None
 
     def __init__(self, settings: Any, on_settled: Any) -> None:
         type(self).made = self
@@ -342,7 +358,7 @@ BROKEN = {"name": "broken", "version": "", "state": "UNAVAILABLE", "reason": "no
 @pytest.fixture
 def broker(monkeypatch: pytest.MonkeyPatch) -> type[FakeBroker]:
     class Fake(FakeBroker):
-        models = [READY]
+        models: ClassVar[list[dict[str, str]]] = [READY]
 
     monkeypatch.setattr("penstock.runtime.broker.Broker", Fake)
     return Fake

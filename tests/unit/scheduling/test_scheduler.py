@@ -33,7 +33,7 @@ def broker() -> Broker:
 
 def learn(broker: Broker, rows: int, duration_ns: int, instance: int = 1) -> None:
     """One batch of `rows` (one request) executes, so that its duration is known."""
-    broker.arrive(900 + rows, rows=rows)
+    broker.arrive(900 + len(broker.requests), rows=rows)
     broker.advance(duration_ns)
     broker.answer(instance)
     broker.batches.clear()

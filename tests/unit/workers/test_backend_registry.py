@@ -25,7 +25,7 @@ def test_each_call_makes_a_fresh_one() -> None:
 
 
 def test_an_unknown_name_is_refused_with_those_there_are() -> None:
-    with pytest.raises(CallerError, match="'tensorflow'.*fake, identity, onnxruntime") as caught:
+    with pytest.raises(CallerError, match=r"'tensorflow'.*fake, identity, onnxruntime") as caught:
         make_backend("tensorflow")
     assert caught.value.code is Code.UNSUPPORTED
 

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Client: what a program uses. Requests in, results out; memory, connections and threads are the other files' business."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from ..ipc.addresses import parse_address
+from ..ipc.errors import CallerError, Code, invalid
+from ..ipc.messages import Query, Welcome
+from .connection import Connection
+from .futures import InferFuture
+from .leasing import Lease, Leasing
+from .models import ModelInfo, Shapes, layout_of_batch
+from .pending import Entry
+from .regions import Placed, Region
+from .results import InferResult
+from .session import Session
+from .slots import PlacedRequest, Slot
+
+GRACE_NS = 250_000_000
+"""How much longer than the broker's deadline this side waits: the broker's own answer says more."""
+
+Model = str | ModelInfo
+Inputs = Mapping[str, Any]
+Wanted = Mapping[str, Placed | None] | Sequence[str] | None
+
+
+class Client:
+    """A client of one broker. Any number of threads may share it; a forked child may not.
+
+    `address`: unix:///PATH, /PATH, ipc:///PATH or tcp://HOST:PORT; else $PENSTOCK_ADDRESS; else the default local socket.
+    Connects when first used, and again after the broker was restarted; `connect_timeout_s` bounds how long that is tried.
+
+    Every method raises a PenstockError, whose class says whose fault it is: CallerError, ModelError, MachineError (no memory),
+    BrokerError (not there, gone, too busy; UNAVAILABLE calls may be tried again).
+    """
+
+    def __init__(self, address: str | None = None, *, name: str = "", connect_timeout_s: float = 5.0) -> None:
+        self.address = parse_address(address)
+        name = name or os.path.basename(sys.argv[0] if sys.argv else "")
+        self._session = Session(self.address, name[:256], connect_timeout_s, self._met)
+        self._leasing = Leasing(self._session)
+        #: (name, version asked for) -> what this broker said of it
+        self._models: dict[tuple[str, int], ModelInfo] = {}
+
+    def __repr__(self) -> str:
+        return f"<Client of {self._session!r}, {self._leasing!r}>"
+
+    def check_invariants(self) -> None:
+        """Those of the parts."""
+        self._session.check_invariants()
+        self._leasing.check_invariants()
+
+    def _met(self, welcome: Welcome) -> None:
+        """A connection was made: what the broker before it said, and maybe had of our memory, is void."""
+        self._models.clear()
+        self._leasing.met(welcome.broker)
+
+    def connect(self) -> None:
+        """Connects now rather than at the first call. Raises BrokerError when there is no broker."""
+        self._session.live()
+
+    # --- inference --------------------------------------------------------------------------------------------------------
+
+    def infer(
+        self, target: Model | Slot, inputs: Inputs | None = None, outputs: Wanted = None, *, timeout_s: float | None = None,
+        version: int = -1, explain: bool = False, principal: str = "",
+    ) -> InferResult:  # fmt: skip
+        """One request, and its result.
+
+        `target`: a slot whose inputs were written, or a model. For a model, `inputs` maps every input's name to an array (its
+        dtype and shape must be the input's; lists are converted) or to `region.tensor(...)`; `outputs` names those wanted
+        (all by default), or maps them to `region.tensor(...)` to be written there. `timeout_s` bounds queue and execution:
+        DEADLINE_EXCEEDED. `explain` asks how the request was served. `principal` is on whose behalf, for fair queueing.
+        """
+        lease = target if isinstance(target, Slot) else self._lease(target, inputs, outputs, version)
+        if lease is target:
+            _check_slot_call(inputs, outputs)
+        connection = self._session.live()
+        entry = Entry(next(self._session.numbers), lease, _deadline_ns(timeout_s))
+        _send(connection, entry, lease, version, _deadline_us(timeout_s), principal, explain)
+        try:
+            connection.wait(entry)
+        except BaseException as interruption:  # KeyboardInterrupt: the slot stays quarantined until the broker releases it
+            connection.cancel(entry, interruption)
+            raise
+        if entry.error is not None:
+            raise entry.error
+        return lease.build_result(entry)
+
+    def submit(
+        self, target: Model | Slot, inputs: Inputs | None = None, outputs: Wanted = None, *, timeout_s: float | None = None,
+        version: int = -1, explain: bool = False, principal: str = "",
+    ) -> InferFuture:  # fmt: skip
+        """As `infer`, but returns at once, with a concurrent.futures.Future. Its `cancel` cancels at whatever stage."""
+        lease = target if isinstance(target, Slot) else self._lease(target, inputs, outputs, version)
+        if lease is target:
+            _check_slot_call(inputs, outputs)
+        connection = self._session.live()
+        future = InferFuture(connection, next(self._session.numbers), lease, _deadline_ns(timeout_s))
+        _send(connection, future, lease, version, _deadline_us(timeout_s), principal, explain)
+        return future
+
+    def submit_many(
+        self, slots: Iterable[Slot], *, timeout_s: float | None = None, explain: bool = False, principal: str = ""
+    ) -> list[InferFuture]:
+        """`submit` for each of the slots, sent as one frame. All of them, or (with an exception) none."""
+        connection = self._session.live()
+        begun: list[Slot] = []
+        requests: list[tuple[InferFuture, Any, Sequence[bytes]]] = []
+        try:
+            for slot in slots:
+                _begin(slot, connection)
+                begun.append(slot)
+                future = InferFuture(connection, next(self._session.numbers), slot, _deadline_ns(timeout_s))
+                message, parts = slot.infer(future.number, -1, _deadline_us(timeout_s), principal, explain)
+                requests.append((future, message, parts))
+            connection.start_all(requests)
+        except Exception:
+            for slot in begun:
+                slot.release()
+            raise
+        return [future for future, _, _ in requests]
+
+    def _lease(self, target: Model, inputs: Inputs | None, outputs: Wanted, version: int) -> Lease:
+        """The memory for a request for a model, with its inputs written."""
+        if inputs is None:
+            raise invalid(f"model '{_name(target)}': inputs are missing")
+        if any(isinstance(value, Placed) for value in inputs.values()):
+            asked = target.asked_version if isinstance(target, ModelInfo) else version
+            return PlacedRequest(_name(target), asked, inputs, () if outputs is None else outputs)
+        model = self.model(target, version) if isinstance(target, str) else target
+        return self._leasing.single_use(model, inputs, None if outputs is None else list(outputs))
+
+    # --- memory -----------------------------------------------------------------------------------------------------------
+
+    def buffers(
+        self, model: Model, batch: int | None = None, *, shapes: Shapes | None = None, outputs: Sequence[str] | None = None,
+        version: int = -1,
+    ) -> Slot:  # fmt: skip
+        """Leases a slot for requests of `batch` rows (1 by default; leave out for a model without batch dimension).
+
+        `shapes` gives the variable dims of inputs (and, where they are known beforehand, of outputs), without the batch
+        dimension. Outputs of unknown size get no place in the slot; results bring them along. The slot is used any number of
+        times, one request at a time, and goes back to the pool when it is closed.
+        """
+        info = self.model(model, version) if isinstance(model, str) else model
+        return self._leasing.slot(layout_of_batch(info, batch, shapes or {}, outputs))
+
+    def register(self, region: Region) -> None:
+        """Registers memory of the caller's own; again by itself after a restart of the broker. Raises ALREADY_EXISTS."""
+        self._session.register(region)
+
+    def unregister(self, name: str = "") -> None:
+        """Forgets a region, or all that were registered by the caller. Always succeeds; requests in flight keep the memory."""
+        self._session.unregister(name)
+
+    def regions(self) -> list[dict[str, Any]]:
+        """The regions as the broker knows them."""
+        return list(self.query("regions"))
+
+    # --- asking about models ----------------------------------------------------------------------------------------------
+
+    def model(self, name: str, version: int = -1) -> ModelInfo:
+        """A model's inputs, outputs, max_batch_size and versions; remembered until the connection is lost."""
+        self._session.live()
+        found = self._models.get((name, version))
+        if found is None:
+            found = self._models[name, version] = ModelInfo.from_metadata(self.metadata(name, version), version)
+        return found
+
+    def metadata(self, model: str, version: int = -1) -> dict[str, Any]:
+        """KServe's model metadata, and max_batch_size."""
+        return dict(self.query("metadata", model, version))
+
+    def config(self, model: str, version: int = -1) -> dict[str, Any]:
+        """The model's complete configuration, as Triton's JSON."""
+        return dict(self.query("config", model, version))
+
+    def statistics(self, model: str = "", version: int = -1) -> dict[str, Any]:
+        """Triton's statistics document, of one model or of all."""
+        return dict(self.query("statistics", model, version))
+
+    def stages(self, model: str = "", version: int = -1) -> list[dict[str, Any]]:
+        """How long each stage took (histograms), why batches closed, and what was copied."""
+        return list(self.query("stages", model, version))
+
+    def index(self) -> list[dict[str, Any]]:
+        """Every model in the repository, with its state and the reason for it."""
+        return list(self.query("index"))
+
+    def is_ready(self, model: str = "", version: int = -1) -> bool:
+        """Whether a model (no name: the broker with all its models) would serve a request now. False for an unknown one."""
+        try:
+            return bool(self.query("ready", model, version)["ready"])
+        except CallerError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            return False
+
+    def status(self) -> dict[str, Any]:
+        """The broker at a glance: models, instances, sessions, queues."""
+        return dict(self.query("status"))
+
+    @property
+    def max_in_flight(self) -> int:
+        """How many requests the broker lets this client have in flight; those beyond are OVERLOADED."""
+        return self._session.live().welcome.max_in_flight
+
+    def query(self, what: str, model: str = "", version: int = -1) -> Any:
+        """Any of the broker's documents by its name; the methods above are the usual ones."""
+        return self._session.ask(lambda number: (Query(number, what, model, version), ())).value
+
+    # --- the end ----------------------------------------------------------------------------------------------------------
+
+    def stop_broker(self) -> None:
+        """Asks the broker to finish what it has and to exit; for its own user only."""
+        self.query("stop")
+
+    def close(self) -> None:
+        """Says goodbye. What is in flight ends with an error (CANCELLED); arrays stay valid. Idempotent."""
+        self._session.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _send(
+    connection: Connection, entry: Entry, lease: Lease, version: int, deadline_us: int, principal: str, explain: bool
+) -> None:
+    _begin(lease, connection)
+    try:
+        message, parts = lease.infer(entry.number, version, deadline_us, principal, explain)
+        connection.start(entry, message, (), parts)
+    except Exception:  # nothing was sent
+        lease.release()
+        raise
+
+
+def _begin(lease: Lease, connection: Connection) -> None:
+    try:
+        lease.begin()
+    except CallerError:
+        connection.glance()  # its release may have arrived, and nobody has looked
+        lease.begin()
+
+
+def _check_slot_call(inputs: Inputs | None, outputs: Wanted) -> None:
+    if inputs is not None or outputs is not None:
+        raise invalid("a slot has its own inputs and outputs: write slot.inputs, and say what is wanted to buffers()")
+
+
+def _name(model: Model) -> str:
+    return model if isinstance(model, str) else model.name
+
+
+def _deadline_us(timeout_s: float | None) -> int:
+    if timeout_s is None:
+        return 0
+    if not timeout_s > 0:
+        raise invalid(f"timeout_s must be above 0, got {timeout_s}")
+    return max(1, int(timeout_s * 1e6))
+
+
+def _deadline_ns(timeout_s: float | None) -> int:
+    return 0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9) + GRACE_NS

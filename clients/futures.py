@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""InferFuture: a concurrent.futures.Future that costs little until somebody asks for what is dear.
+
+A plain Future makes a condition variable when it is born (about 2 us). This one makes it when the first callback is
+added or the first `wait`/`as_completed` looks at it; `result()` needs none, since it reads the socket itself (turns.py).
+Everything of the base class that touches its private state is either overridden here or goes through the properties below,
+which are those that CPython's concurrent/futures/_base.py uses (3.10 to 3.14).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent import futures
+from concurrent.futures import CancelledError, Future
+from typing import Any, Protocol
+
+from .pending import Entry
+from .results import InferResult
+
+_PENDING, _FINISHED, _CANCELLED = "PENDING", "FINISHED", "CANCELLED_AND_NOTIFIED"  # _base.py's names of the states
+
+
+class Reading(Protocol):
+    """What a future needs of its connection."""
+
+    def wait(self, entry: Entry, timeout_s: float | None = None) -> bool:
+        """Reads, or sleeps while another thread reads, until the entry is answered (True) or time is up."""
+
+    def watch(self, future: InferFuture) -> None:
+        """Somebody wants to hear of this future without reading: gives it a condition, and sees to it that someone reads."""
+
+    def cancel(self, entry: Entry, error: BaseException) -> bool:
+        """Gives up on the entry unless it is answered, and tells the broker."""
+
+
+class InferFuture(Entry, Future):  # type: ignore[type-arg]  # Future[InferResult] cannot be subscripted at run time in 3.10
+    """The result of a request that was submitted. `result()` gives an InferResult; `cancel()` cancels at whatever stage."""
+
+    def __init__(self, reading: Reading, number: int, lease: Any, deadline_ns: int) -> None:
+        # Not Future.__init__, which makes the condition.
+        Entry.__init__(self, number, lease, deadline_ns)
+        self._reading = reading
+        self.condition: threading.Condition | None = None
+        self.watched = False
+        self._built: InferResult | None = None
+
+    def __repr__(self) -> str:
+        return f"<InferFuture {self.number} {self.state.value}{' answered' if self.answered else ''}>"
+
+    # --- what concurrent.futures looks at ---------------------------------------------------------------------------------
+
+    @property
+    def _condition(self) -> threading.Condition:
+        if self.condition is None:
+            self._reading.watch(self)
+        assert self.condition is not None
+        return self.condition
+
+    @property
+    def _state(self) -> str:
+        if not self.answered:
+            return _PENDING
+        return _CANCELLED if isinstance(self.error, CancelledError) else _FINISHED
+
+    def make_condition(self) -> None:
+        """Called by the connection, which serialises this with the answer."""
+        self._waiters: list[Any] = []
+        self._done_callbacks: list[Callable[[Any], object]] = []
+        self.condition = threading.Condition()
+
+    def announce(self) -> None:
+        """Tells `wait`, `as_completed` and the callbacks. Called once, after the answer, by a thread that holds no lock."""
+        condition = self._condition
+        with condition:
+            for waiter in self._waiters:
+                if self.cancelled():
+                    waiter.add_cancelled(self)
+                elif self.error is not None:
+                    waiter.add_exception(self)
+                else:
+                    waiter.add_result(self)
+            condition.notify_all()
+        self._invoke_callbacks()  # type: ignore[attr-defined]  # the base class's own: logs what a callback raises
+
+    # --- what a user calls ------------------------------------------------------------------------------------------------
+
+    def done(self) -> bool:
+        """Whether there is an answer. One who only asks this is not left waiting: somebody will read."""
+        if not self.answered and not self.watched:
+            self._reading.watch(self)
+        return self.answered
+
+    def cancelled(self) -> bool:
+        """Whether `cancel` came before the answer."""
+        return isinstance(self.error, CancelledError)
+
+    def running(self) -> bool:
+        """False: a request can be cancelled at every stage, so it never is what Future calls running."""
+        return False
+
+    def cancel(self) -> bool:
+        """Cancels, at whatever stage the request is. False when it has been answered. Its memory is free once released."""
+        return self._reading.cancel(self, CancelledError()) or self.cancelled()
+
+    def result(self, timeout: float | None = None) -> InferResult:
+        """The InferResult; waits for it. Raises its PenstockError, CancelledError, or TimeoutError after `timeout` s."""
+        if not self.answered and not self._reading.wait(self, timeout):
+            raise futures.TimeoutError  # the builtin one, since Python 3.11
+        if self.error is not None:
+            raise self.error
+        if self._built is None:
+            self._built = self.lease.build_result(self)
+        return self._built
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The error that `result` would raise, or None. Raises CancelledError and TimeoutError as `result` does."""
+        if not self.answered and not self._reading.wait(self, timeout):
+            raise futures.TimeoutError  # the builtin one, since Python 3.11
+        if isinstance(self.error, CancelledError):
+            raise self.error
+        return self.error
+
+    def set_result(self, _result: Any) -> None:
+        """Not for callers: the answer comes from the broker."""
+        raise RuntimeError("an InferFuture is answered by the broker")
+
+    def set_exception(self, _exception: BaseException | None) -> None:
+        """Not for callers: the answer comes from the broker."""
+        raise RuntimeError("an InferFuture is answered by the broker")

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reader of last resort: the one thread of the library's own, for futures that somebody awaits without reading.
+
+It is started by the first `add_done_callback`, `wait`, `as_completed` or `done()` on a future without an answer (over tcp://
+at once, since it also keeps the lease). It reads only when nobody has read for a millisecond, and gives way to any caller.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+UNREAD_S = 0.001
+MAX_LOOK_S = 0.016
+"""While callers read, it looks only this often whether they still do."""
+
+
+class Readable(Protocol):
+    """What it needs of the connection."""
+
+    reads: int
+    watched: int
+
+    def read_as_last_resort(self) -> bool: ...
+    def ping(self) -> None: ...
+
+
+class LastResort:
+    """Owns the thread. `need` and `stop` are called with the connection's lock held."""
+
+    def __init__(self, connection: Readable, ping_s: float) -> None:
+        self._connection = connection
+        self._ping_s = ping_s  # 0: no lease to be kept
+        self._thread: threading.Thread | None = None
+        self._needed = threading.Event()
+        self._stopped = threading.Event()
+        if ping_s > 0:
+            self._start()
+
+    def __repr__(self) -> str:
+        state = "stopped" if self._stopped.is_set() else "needed" if self._needed.is_set() else "asleep"
+        return f"<LastResort {state}{'' if self._thread else ', never started'}>"
+
+    def need(self) -> None:
+        """There is a future to be watched."""
+        self._needed.set()
+        if self._thread is None and not self._stopped.is_set():
+            self._start()
+
+    def stop(self) -> None:
+        """The connection has ended. The thread ends by itself."""
+        self._stopped.set()
+        self._needed.set()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="penstock-reader", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        connection = self._connection
+        ping_at = time.monotonic() + self._ping_s
+        look_s = UNREAD_S
+        while not self._stopped.is_set():
+            self._needed.wait(max(ping_at - time.monotonic(), 0.0) if self._ping_s else None)
+            if self._ping_s and time.monotonic() >= ping_at:
+                ping_at = time.monotonic() + self._ping_s
+                connection.ping()
+            if not connection.watched:
+                self._needed.clear()
+                if connection.watched:  # between the two lines
+                    self._needed.set()
+                continue
+            reads = connection.reads
+            if self._stopped.wait(look_s):
+                return
+            led = connection.reads == reads and connection.read_as_last_resort()
+            look_s = UNREAD_S if led else min(look_s * 2, MAX_LOOK_S)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory of requests: slots from pooled regions where broker and client share memory, private arrays where they do not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..ipc.tensors import numpy_dtype, serialize_bytes
+from .arena import Arena, Broker
+from .buffers import SingleUse, SlotPool
+from .models import Array, Layout, ModelInfo, check_inputs, layout_of_arrays, to_array
+from .regions import MemfdRegion, Region, SystemRegion
+from .session import Session
+from .slots import InlineSlot, Slot
+
+Lease = Slot | SingleUse
+
+
+class Leasing:
+    """A client's slots, whatever they are made of. Thread-safe."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._broker = Broker()
+        self._pool = SlotPool(Arena(self._broker, self._add_region, session.drop))
+
+    def __repr__(self) -> str:
+        return f"<Leasing {self._pool!r}>"
+
+    def check_invariants(self) -> None:
+        """Those of the pool."""
+        self._pool.check_invariants()
+
+    def met(self, identity: bytes) -> None:
+        """The session has met a broker: the same or another."""
+        self._broker.meet(identity, self._session.keeps_memory)
+
+    def slot(self, layout: Layout) -> Slot:
+        """A slot to be used many times."""
+        if self._is_inline:
+            return InlineSlot.for_layout(layout)
+        self._session.live().glance()  # slots that were released meanwhile are leased again
+        return self._pool.lease(layout)
+
+    def single_use(self, model: ModelInfo, inputs: Mapping[str, Any], wanted: Sequence[str] | None) -> Lease:
+        """The memory of one request, with copies of its inputs in it. Raises CallerError for inputs that do not fit."""
+        check_inputs(model, inputs)
+        arrays = {spec.name: to_array(model, spec, inputs[spec.name]) for spec in model.inputs}
+        contents = {spec.name: _content(spec.datatype, arrays[spec.name]) for spec in model.inputs}
+        layout = layout_of_arrays(model, contents, {name: array.shape for name, array in arrays.items()}, wanted)
+        if self._is_inline:
+            return InlineSlot(layout, contents, {})
+        slot = self._pool.lease(layout)
+        for name, content in contents.items():
+            slot.inputs[name][...] = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else content
+        return SingleUse(slot)
+
+    @property
+    def _is_inline(self) -> bool:
+        return self._session.address.is_tcp or self._session.live().welcome.inline_only
+
+    def _add_region(self, byte_size: int) -> Region:
+        """A fresh registered region for the pool, without a name that could be left behind."""
+        name = f"~{os.urandom(6).hex()}"  # random: a slot used with another client must be refused there, not found
+        region: Region
+        if self._session.keeps_memory:
+            region = MemfdRegion(name, byte_size)
+        else:
+            region = SystemRegion.create(name, f"penstock-{os.getpid()}-{name[1:]}", byte_size)
+        try:
+            self._session.register(region, pooled=True)
+        except BaseException:
+            region.close()
+            raise
+        region.unlink()  # the broker has it open: from here on it dies with its users
+        return region
+
+
+def _content(datatype: str, array: Array) -> Array | bytes:
+    if datatype == "BYTES":
+        return serialize_bytes(array.ravel().tolist())
+    return array.astype(numpy_dtype(datatype), copy=False)  # the machine's byte order

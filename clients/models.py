@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a client knows of a model: its tensors, and the shapes that a slot or a request for it has. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..ipc.errors import CallerError, invalid
+from ..ipc.tensors import byte_size, datatype_of, numpy_dtype
+
+Array = npt.NDArray[Any]
+
+
+class TensorInfo(NamedTuple):
+    """A tensor of a model. `dims` leaves the batch dimension out; -1 is a variable dimension."""
+
+    name: str
+    datatype: str  # KServe: FP32, INT64, BYTES, ...
+    dims: tuple[int, ...]
+
+
+class ModelInfo(NamedTuple):
+    """A model as the broker serves it. Requests for it ask for `asked_version`: -1, the newest, unless one was named."""
+
+    name: str
+    asked_version: int
+    version: int
+    versions: tuple[int, ...]
+    platform: str
+    max_batch_size: int  # 0: the model has no batch dimension
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+    @classmethod
+    def from_metadata(cls, document: Mapping[str, Any], asked_version: int) -> ModelInfo:
+        """From the broker's `metadata` document: KServe's model metadata and max_batch_size."""
+        batches = document["max_batch_size"] > 0
+
+        def tensors(rows: Sequence[Mapping[str, Any]]) -> tuple[TensorInfo, ...]:
+            return tuple(TensorInfo(row["name"], row["datatype"], tuple(row["shape"][1 if batches else 0 :])) for row in rows)
+
+        return cls(
+            document["name"], asked_version, int(document["version"]), tuple(map(int, document["versions"])),
+            document["platform"], document["max_batch_size"], tensors(document["inputs"]), tensors(document["outputs"]),
+        )  # fmt: skip
+
+
+class TensorLayout(NamedTuple):
+    """A tensor of one request. `byte_size` is -1 for an output that has no place before it is computed."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    byte_size: int
+
+
+class Layout(NamedTuple):
+    """The shapes of one request: what a slot is cut for. Requests of equal layout use the same slots."""
+
+    model: str
+    version: int
+    inputs: tuple[TensorLayout, ...]
+    outputs: tuple[TensorLayout, ...]
+
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def layout_of_batch(model: ModelInfo, batch: int | None, shapes: Shapes, wanted: Sequence[str] | None) -> Layout:
+    """The layout for `batch` rows. `shapes` (without the batch dimension) names every variable dimension of an input.
+
+    Raises CallerError for what has no fixed size and for names that the model does not have.
+    """
+    if model.max_batch_size and not 1 <= (batch or 1) <= model.max_batch_size:
+        raise invalid(f"model '{model.name}': batch must be 1 to {model.max_batch_size}, got {batch}")
+    if not model.max_batch_size and batch is not None:
+        raise invalid(f"model '{model.name}' has no batch dimension (max_batch_size 0), got batch={batch}")
+    rows: tuple[int, ...] = (batch or 1,) if model.max_batch_size else ()
+    for name in shapes:
+        _find(model, model.inputs + model.outputs, "tensor", name)
+    inputs = []
+    for spec in model.inputs:
+        shape = rows + _dims(model, spec, shapes)
+        size = byte_size(spec.datatype, shape)
+        if size is None:
+            hint = (
+                "BYTES elements have no fixed size; pass the array to infer()"
+                if spec.datatype == "BYTES"
+                else f"dims are {list(spec.dims)}; give shapes={{'{spec.name}': ...}}"
+            )
+            raise invalid(f"model '{model.name}': a slot cannot be cut for input '{spec.name}': {hint}")
+        inputs.append(TensorLayout(spec.name, spec.datatype, shape, size))
+    return Layout(model.name, model.asked_version, tuple(inputs), _outputs(model, rows, shapes, wanted))
+
+
+def layout_of_arrays(
+    model: ModelInfo, arrays: Mapping[str, Array | bytes], given: Shapes, wanted: Sequence[str] | None
+) -> Layout:
+    """The layout for these inputs, as `convert` made them; `given` are the shapes of all of them, batch dimension included."""
+    inputs = []
+    for spec in model.inputs:
+        content = arrays[spec.name]
+        size = len(content) if isinstance(content, bytes) else content.size * numpy_dtype(spec.datatype).itemsize
+        inputs.append(TensorLayout(spec.name, spec.datatype, tuple(given[spec.name]), size))
+    rows = tuple(given[model.inputs[0].name][:1]) if model.max_batch_size and model.inputs else ()
+    return Layout(model.name, model.asked_version, tuple(inputs), _outputs(model, rows, {}, wanted))
+
+
+def check_inputs(model: ModelInfo, inputs: Mapping[str, object]) -> None:
+    """Every input of the model, and no other. Raises CallerError naming both sides."""
+    expected = [spec.name for spec in model.inputs]
+    missing = [name for name in expected if name not in inputs]
+    extra = [name for name in inputs if name not in expected]
+    if missing or extra:
+        raise invalid(
+            f"model '{model.name}': its inputs are {expected}, given are {list(inputs)} (missing {missing}, unknown {extra})"
+        )
+
+
+def to_array(model: ModelInfo, spec: TensorInfo, value: object) -> Array:
+    """The value as an array that the input takes. Raises CallerError naming model, tensor, what is expected and what was given.
+
+    What is no array yet takes the input's own type. Arrays are never converted: a wrong dtype is a mistake to be heard of.
+    """
+    array = value if isinstance(value, np.ndarray) else _from_python(model, spec, value)
+    given = datatype_of(array)
+    if given != spec.datatype and not (spec.datatype == "BF16" and given == "UINT16"):
+        raise invalid(f"model '{model.name}': input '{spec.name}' is {spec.datatype}, given is {array.dtype} ({given})")
+    expected = ((-1,) if model.max_batch_size else ()) + spec.dims
+    if len(expected) != array.ndim or any(dim not in (-1, size) for dim, size in zip(expected, array.shape, strict=True)):
+        raise invalid(f"model '{model.name}': input '{spec.name}' has shape {list(expected)}, given is {list(array.shape)}")
+    return array
+
+
+def _from_python(model: ModelInfo, spec: TensorInfo, value: object) -> Array:
+    if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
+        return np.asarray(value)
+    try:
+        if hasattr(value, "__dlpack__"):
+            array: Array = np.from_dlpack(value)
+            return array
+        return np.asarray(value, numpy_dtype(spec.datatype))
+    except (ValueError, TypeError, OverflowError, BufferError) as error:
+        raise invalid(
+            f"model '{model.name}': input '{spec.name}' ({spec.datatype}) cannot be made of what was given: {error}"
+        ) from error
+
+
+def _outputs(model: ModelInfo, rows: tuple[int, ...], shapes: Shapes, wanted: Sequence[str] | None) -> tuple[TensorLayout, ...]:
+    specs = model.outputs if wanted is None else [_find(model, model.outputs, "output", name) for name in wanted]
+    outputs = []
+    for spec in specs:
+        shape = rows + (tuple(shapes[spec.name]) if spec.name in shapes else spec.dims)
+        size = byte_size(spec.datatype, shape)
+        outputs.append(TensorLayout(spec.name, spec.datatype, shape, -1 if size is None else size))
+    return tuple(outputs)
+
+
+def _dims(model: ModelInfo, spec: TensorInfo, shapes: Shapes) -> tuple[int, ...]:
+    dims = tuple(shapes.get(spec.name, spec.dims))
+    if len(dims) != len(spec.dims) or any(wanted not in (-1, dim) for wanted, dim in zip(spec.dims, dims, strict=True)):
+        raise invalid(f"model '{model.name}': input '{spec.name}' has dims {list(spec.dims)}, given is shape {list(dims)}")
+    return dims
+
+
+def _find(model: ModelInfo, specs: Sequence[TensorInfo], kind: str, name: str) -> TensorInfo:
+    for spec in specs:
+        if spec.name == name:
+            return spec
+    known: list[str] = [spec.name for spec in specs]
+    raise CallerError(f"model '{model.name}' has no {kind} '{name}'; it has {known}")

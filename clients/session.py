@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client's standing with its broker, over as many connections as it takes: reconnecting, and the regions it has registered.
+
+When a connection is lost, what was in flight on it has ended with an error. The next call connects again and registers all
+regions again before anything else is said.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..ipc.addresses import Address
+from ..ipc.errors import BrokerError, CallerError, Code
+from ..ipc.messages import Message, Unregister, Welcome
+from .connection import Connection, used_after_fork
+from .links import Link, greet, open_link, register_again
+from .pending import Entry
+from .regions import Region
+
+log = logging.getLogger("penstock.clients")
+
+CONTROL_TIMEOUT_S = 30.0
+"""How long the broker may take to answer what is no inference."""
+FIRST_RETRY_S, LAST_RETRY_S = 0.02, 0.25
+
+
+class Session:
+    """Thread-safe. `on_connect` is told of every Welcome before regions are registered again: it may drop some."""
+
+    def __init__(self, address: Address, name: str, connect_timeout_s: float, on_connect: Callable[[Welcome], None]) -> None:
+        self.address = address
+        self.name = name
+        self.numbers = itertools.count(1)  # ids are never reused, not even on another connection
+        self._connect_timeout_s = connect_timeout_s
+        self._on_connect = on_connect
+        self._connecting = threading.Lock()
+        self._connection: Connection | None = None
+        self._closed = False
+        self._forked = False
+        #: name -> region registered by the user, or about to be
+        self._regions: dict[str, Region] = {}
+        #: the same for those of the slot pool, which are closed with the session
+        self._pooled: dict[str, Region] = {}
+        reference = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _tell_forked(reference))
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else repr(self._connection)
+        return f"<Session with {self.address} {state}, {len(self._regions)} regions, {len(self._pooled)} pooled>"
+
+    def check_invariants(self) -> None:
+        """Regions are known by their own names; those of the connection."""
+        assert all(region.name == name for name, region in (self._regions | self._pooled).items()), self
+        if self._connection is not None:
+            self._connection.check_invariants()
+
+    # --- connecting -------------------------------------------------------------------------------------------------------
+
+    def live(self) -> Connection:
+        """A connection not known to be lost. Raises BrokerError when none can be had in time, CallerError when closed."""
+        connection = self._connection
+        if connection is not None:
+            if connection.is_idle:
+                connection.glance()  # the broker may have gone while nobody was looking
+            if connection.lost is None:
+                return connection
+        return self._reconnect()
+
+    def _reconnect(self) -> Connection:
+        if self._forked:
+            raise used_after_fork()
+        with self._connecting:
+            if self._closed:
+                raise CallerError("this client is closed", Code.CANCELLED)
+            connection = self._connection
+            if connection is None or connection.lost is not None:
+                connection = self._connection = self._connect_in_time()
+            return connection
+
+    def _connect_in_time(self) -> Connection:
+        """Tries until the time is up: a broker that is being restarted is worth waiting for."""
+        deadline_s = time.monotonic() + self._connect_timeout_s
+        pause_s = FIRST_RETRY_S
+        while True:
+            try:
+                return self._connect(deadline_s)
+            except BrokerError as error:
+                remaining_s = deadline_s - time.monotonic()
+                if remaining_s <= 0 or error.code is not Code.UNAVAILABLE:
+                    raise
+            time.sleep(min(pause_s, remaining_s))
+            pause_s = min(pause_s * 2, LAST_RETRY_S)
+
+    def _connect(self, deadline_s: float) -> Connection:
+        link = open_link(self.address, max(deadline_s - time.monotonic(), 0.001))
+        try:
+            welcome = greet(link, self.address, self.name, max(deadline_s, time.monotonic() + 0.1))
+            self._on_connect(welcome)
+            self._register_again(link, max(deadline_s, time.monotonic() + 1.0))
+        except BaseException:
+            link.close()
+            raise
+        return Connection(link, welcome, self.address)
+
+    def _register_again(self, link: Link, deadline_s: float) -> None:
+        if not self.keeps_memory:
+            self._pooled.clear()  # their keys are unlinked: the pool replaces them
+        refused = register_again(link, self.address, [*self._regions.values(), *self._pooled.values()], deadline_s)
+        for name, error in refused.items():
+            log.warning("region '%s' could not be registered again: %s", name, error)
+            self._regions.pop(name, None)
+
+    @property
+    def keeps_memory(self) -> bool:
+        """Whether pooled regions can be registered again with the next broker: memfds can, they are handed over."""
+        return self.address.kind == "local"
+
+    # --- asking -----------------------------------------------------------------------------------------------------------
+
+    def ask(self, make_message: Callable[[int], tuple[Message, Sequence[int]]]) -> Any:
+        """Sends what `make_message` makes of a number (and the descriptors it brings), and returns the broker's answer."""
+        connection = self.live()
+        entry = Entry(next(self.numbers), None, time.monotonic_ns() + int(CONTROL_TIMEOUT_S * 1e9))
+        message, fds = make_message(entry.number)
+        connection.start(entry, message, fds)
+        connection.wait(entry)
+        if entry.error is not None:
+            raise entry.error
+        return entry.message
+
+    def register(self, region: Region, pooled: bool = False) -> None:
+        """Registers a region now, and again after every loss of the connection. Raises what the broker answers."""
+        if self.live().welcome.inline_only:
+            raise CallerError(
+                f"region '{region.name}': the broker at {self.address} takes tensors inline only", Code.UNSUPPORTED
+            )
+        if region.kind == "memfd" and self.address.kind != "local":
+            raise CallerError(
+                f"region '{region.name}': {self.address} cannot carry a memfd; use SystemRegion", Code.UNSUPPORTED
+            )
+        regions = self._pooled if pooled else self._regions
+        if regions.setdefault(region.name, region) is not region:
+            raise CallerError(f"region '{region.name}' is registered already", Code.ALREADY_EXISTS)
+        try:
+            self.ask(region.registration)
+        except BaseException:
+            regions.pop(region.name, None)
+            raise
+
+    def unregister(self, name: str) -> None:
+        """Forgets one region, or (empty) all that the user registered, and waits until the broker has."""
+        for each in [name] if name else list(self._regions):
+            self._regions.pop(each, None)
+            self.ask(lambda number, each=each: (Unregister(number, each), ()))  # type: ignore[misc]
+
+    def drop(self, region: Region) -> None:
+        """Unregisters a pooled region without waiting, and closes it: nothing uses it any more."""
+        self._pooled.pop(region.name, None)
+        connection = self._connection
+        if connection is not None and connection.lost is None:
+            number = next(self.numbers)
+            try:
+                connection.start(Entry(number), Unregister(number, region.name))
+            except BrokerError:
+                log.debug("region '%s' went with its connection", region.name)
+        region.close()
+
+    def forked(self) -> None:
+        """In a forked child: everything here is the parent's."""
+        self._forked = True
+        if self._connection is not None:
+            self._connection.forked()
+
+    # --- the end ----------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Ends the session; what is in flight ends with an error. Idempotent. In a forked child: leaves the parent's alone."""
+        if self._forked or self._closed:
+            self._closed = True
+            return
+        with self._connecting:
+            self._closed = True
+            if self._connection is not None:
+                self._connection.close()
+        for region in self._pooled.values():
+            region.close()
+        self._pooled.clear()
+
+
+def _tell_forked(reference: weakref.ref[Session]) -> None:
+    session = reference()
+    if session is not None:
+        session.forked()

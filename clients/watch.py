@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting for a link's input in such a way that another thread can end the wait."""
+
+from __future__ import annotations
+
+import os
+import select
+
+
+class Watch:
+    """One thread waits; any thread interrupts. Whoever closes it sees to it that nobody uses it at the same time."""
+
+    def __init__(self, fd: int) -> None:
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+        self._poll.register(self._wake_fd, select.POLLIN)
+
+    def __repr__(self) -> str:
+        return f"<Watch {'closed' if self.closed else 'open'}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._wake_fd < 0
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Returns when there is input, after an interruption, or when the time is up; sometimes for nothing."""
+        for fd, _ in self._poll.poll(None if timeout_s is None else timeout_s * 1000):
+            if fd == self._wake_fd:
+                os.eventfd_read(fd)
+
+    def interrupt(self) -> None:
+        """Ends the wait that is going on, or the next."""
+        if self._wake_fd >= 0:
+            os.eventfd_write(self._wake_fd, 1)
+
+    def close(self) -> None:
+        """Gives the descriptor back. Idempotent."""
+        if self._wake_fd >= 0:
+            os.close(self._wake_fd)
+            self._wake_fd = -1

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that is counted of one model version: Triton's statistics, and what Triton does not say.
+
+Always on; per request it costs an element in two lists.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..ipc.messages import BatchDone
+from .histograms import StageHistograms
+from .statistics import ModelStatistics
+
+
+class Record:
+    """The counters of one load of a model version."""
+
+    __slots__ = ("_closed", "_copies", "histograms", "statistics")
+
+    def __init__(self) -> None:
+        self.statistics = ModelStatistics()
+        self.histograms = StageHistograms()
+        #: why batches closed -> how often
+        self._closed: dict[str, int] = {}
+        #: kind of copy -> [count, bytes]
+        self._copies: dict[str, list[int]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Record {self.statistics!r} {self.histograms!r}>"
+
+    def check_invariants(self) -> None:
+        """Statistics and histograms saw the same."""
+        self.statistics.check_invariants()
+        self.histograms.check_invariants()
+        assert sum(self._closed.values()) == self.statistics.execution_count, self
+        assert self.histograms.total.count == self.statistics.success_count, self
+
+    def executed(self, rows: int, closed: str, report: BatchDone, now_ms: int) -> None:
+        """One execution, whatever became of its requests: their rows together, why the batch closed, the worker's report."""
+        self.statistics.executed(rows, report.input_ns, report.infer_ns, report.output_ns, now_ms)
+        self.histograms.executed(report.input_ns, report.infer_ns, report.output_ns)
+        self._closed[closed] = self._closed.get(closed, 0) + 1
+        for copied in report.copies:
+            counted = self._copies.setdefault(copied.kind, [0, 0])
+            counted[0] += copied.count
+            counted[1] += copied.byte_size
+
+    def completed(self, rows: int, totals_ns: list[int], queues_ns: list[int], report: BatchDone) -> None:
+        """The requests of an execution that succeeded: rows together; of each its total time, and until execution began."""
+        self.statistics.completed(rows, totals_ns, queues_ns, report.input_ns, report.infer_ns, report.output_ns)
+        self.histograms.completed(totals_ns, queues_ns)
+
+    def failed(self, total_ns: int) -> None:
+        """One request that was accepted and ended in an error, a cancel or past its deadline."""
+        self.statistics.failed(total_ns)
+
+    def stages(self) -> dict[str, Any]:
+        """Distributions per stage in ns, how large batches were and why they closed, what was copied."""
+        return {
+            "histograms_ns": self.histograms.to_json(),
+            "batch_sizes": {str(rows): found[0] for rows, found in sorted(self.statistics.batches.items())},
+            "closed": dict(self._closed),
+            "copies": {kind: {"count": count, "byte_size": size} for kind, (count, size) in self._copies.items()},
+        }

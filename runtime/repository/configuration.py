@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model's configuration: parsed, checked, normalised, frozen; and completed from the model file where it leaves things out.
+
+The way of a text: mistakes.parse (protobuf, with better complaints), fields (nothing that is not implemented), normalisation,
+validation. Everything is refused where it enters; what a ModelConfig holds can be relied on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from ...ipc.errors import CallerError
+from ...ipc.messages import ModelSpec, Signature, TensorSpec
+from . import schema
+from .fields import refuse_unsupported
+from .locations import ConfigFile, locate
+from .mistakes import parse
+from .normalisation import fill_in, name_backend, use_cpu_for_gpu
+from .schema import Proto
+from .signatures import compare, fill_in_signature
+from .validation import MAX_NAME, check, instance_names, max_execution_s
+
+
+class InstanceGroup(Struct, frozen=True):
+    """Instances that are alike: NAME_0 to NAME_(count - 1)."""
+
+    name: str
+    count: int
+    kind: str
+
+
+class DynamicBatching(Struct, frozen=True):
+    """The dynamic batcher's settings. Sizes are empty only for a model without a batch dimension."""
+
+    preferred_batch_sizes: tuple[int, ...]
+    max_queue_delay_us: int
+
+
+class ModelConfig(Struct, frozen=True):
+    """A normalised configuration. Inputs or outputs are missing only where the model file will tell (`is_complete`)."""
+
+    name: str
+    backend: str
+    platform: str  # "" where Triton has no platform string for the backend
+    max_batch_size: int  # 0: no batch dimension
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dynamic_batching: DynamicBatching | None
+    instance_groups: tuple[InstanceGroup, ...]
+    filename: str  # of the model, within a version directory; "" for a backend without files
+    parameters: dict[str, str]
+    max_execution_s: float | None  # from `parameters`; 0: no limit
+    is_batching_chosen: bool  # max_batch_size is written in the file, be it as 0
+    warnings: tuple[str, ...]
+    proto: Proto  # the normalised protobuf; not to be changed
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether inputs and outputs are known."""
+        return bool(self.inputs and self.outputs)
+
+    def instance_names(self) -> list[str]:
+        """Triton's names of all instances: digits_0_0, digits_0_1."""
+        return [name for group in self.instance_groups for name in instance_names(group.name, group.count)]
+
+    def spec(self, version: int) -> ModelSpec:
+        """What a worker must know."""
+        return ModelSpec(
+            self.name, version, self.backend, self.max_batch_size, list(self.inputs), list(self.outputs), self.parameters
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Triton's JSON: the schema's own names, all defaults printed, 64-bit integers as numbers."""
+        return schema.as_json(self.proto)
+
+
+def parse_config(
+    text: str, path: Path, model_directory_name: str, *, gpu_fallback: bool = False, detected_backend: str = ""
+) -> ModelConfig:
+    """The configuration in `text`, the content of MODEL_DIRECTORY_NAME/config.pbtxt at `path`.
+
+    `gpu_fallback` turns KIND_GPU into KIND_CPU, with a warning. `detected_backend` is used where the text names neither
+    platform nor backend. Raises CallerError, whose lines begin with FILE:LINE:COLUMN: INVALID_ARG for mistakes, UNSUPPORTED
+    for what this release does not have.
+    """
+    name = f"{model_directory_name}/{path.name}"
+    config = parse(text, name)
+    file = ConfigFile(name, locate(text))
+    warnings = use_cpu_for_gpu(config, file) if gpu_fallback else []
+    refuse_unsupported(config, file)
+    _check_name(config, model_directory_name, file)
+    try:
+        name_backend(config, detected_backend)
+    except CallerError as error:
+        place = file.at("backend" if config.backend else "platform")
+        raise CallerError(f"{place}: {error.message}", error.code) from None
+    fill_in(config)
+    check(config, file)
+    return _frozen(config, "max_batch_size" in file.locations, tuple(warnings))
+
+
+def complete(config: ModelConfig, signature: Signature) -> ModelConfig:
+    """What the configuration leaves out is taken from the model file, by Triton's rules. As it is if nothing is missing."""
+    if config.is_complete:
+        return config
+    proto = schema.copy_of(config.proto)
+    fill_in_signature(proto, signature, config.is_batching_chosen)
+    check(proto, ConfigFile(f"{config.name}/{config.filename}", {}))
+    return _frozen(proto, config.is_batching_chosen, config.warnings)
+
+
+def check_against(config: ModelConfig, signature: Signature) -> None:
+    """Raises CallerError where names, datatypes or dims do not agree with the model file."""
+    compare(config.proto, signature)
+
+
+def _check_name(config: Proto, directory: str, file: ConfigFile) -> None:
+    if config.name not in ("", directory):
+        raise CallerError(
+            f"{file.at('name')}: unexpected directory name '{directory}' for model '{config.name}', directory name must equal "
+            f'model name; write name: "{directory}", or rename the directory'
+        )
+    if len(directory) > MAX_NAME:
+        raise CallerError(f"{file.name}: a model's name must be at most {MAX_NAME} characters long, got {len(directory)}")
+    config.name = directory
+
+
+def _frozen(config: Proto, is_batching_chosen: bool, warnings: tuple[str, ...]) -> ModelConfig:
+    batching = config.dynamic_batching
+    sizes = tuple(sorted(set(batching.preferred_batch_size)))
+    return ModelConfig(
+        name=config.name,
+        backend=config.backend,
+        platform=config.platform,
+        max_batch_size=config.max_batch_size,
+        inputs=_tensors(config.input),
+        outputs=_tensors(config.output),
+        dynamic_batching=DynamicBatching(sizes, batching.max_queue_delay_microseconds)
+        if config.HasField("dynamic_batching")
+        else None,
+        instance_groups=tuple(
+            InstanceGroup(group.name, group.count, schema.kind_name(group)) for group in config.instance_group
+        ),
+        filename=config.default_model_filename,
+        parameters={key: value.string_value for key, value in config.parameters.items()},
+        max_execution_s=max_execution_s(config),
+        is_batching_chosen=is_batching_chosen,
+        warnings=warnings,
+        proto=config,
+    )
+
+
+def _tensors(tensors: Any) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(tensor.name, schema.DATATYPES[tensor.data_type], list(tensor.dims)) for tensor in tensors)

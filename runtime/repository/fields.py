@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every key of Triton's configuration: implemented, accepted as a hint, or refused. The documentation's table is made of this.
+
+What is not implemented is refused by name, never ignored. The rule is applied to the keys that are set, by walking the message
+along the schema: a key that is not in the table, because a newer tritonclient brought it, is refused as well. A default value
+(`decoupled: false`) asks for nothing and passes; a hint is a key that cannot change a result, nor anything on a CPU.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from ...ipc.errors import CallerError, Code
+from . import schema
+from .locations import ConfigFile
+from .schema import Proto
+
+_INDEX = re.compile(r"\[\d+\]")
+NOT_KNOWN = "a key that this release does not know"
+
+
+class Status(str, Enum):
+    """What becomes of a key."""
+
+    IMPLEMENTED = "implemented"
+    HINT = "accepted as a hint"
+    OUTER = "see its keys"  # accepted, empty or with the keys in it that are accepted
+    REFUSED = "refused"
+
+
+class Rule(NamedTuple):
+    """`note`: for what is refused, the reason or what to do instead; else what it means here."""
+
+    status: Status
+    note: str = ""
+
+
+_YES, _HINT, _OUTER, _NO = Status.IMPLEMENTED, Status.HINT, Status.OUTER, Status.REFUSED
+_NO_GPU = "no GPU device is built into this release; remove it"
+_TENSORRT = "it concerns TensorRT only, which this release does not have; remove it"
+_RESHAPE = "give dims as the model has them, without reshape"
+_ONE_LEVEL = "there is one priority level, first come first served; remove it"
+_QUEUE = "queue policies are not built yet; remove it and give requests a deadline instead"
+_ON_GPU = "concerns transfers to a GPU; without one, Triton does nothing either"
+
+RULES: dict[str, Rule] = {
+    "name": Rule(_YES, "the directory's name; may be left out"),
+    "platform": Rule(_YES, "onnxruntime_onnx"),
+    "backend": Rule(_YES, "onnxruntime, identity, fake"),
+    "runtime": Rule(_NO, "backends are built in, not loaded from libraries; remove it"),
+    "version_policy": Rule(_YES, "latest 1 where it is left out"),
+    "version_policy.latest": Rule(_YES, "the highest num_versions versions"),
+    "version_policy.latest.num_versions": Rule(_YES),
+    "version_policy.all": Rule(_YES),
+    "version_policy.specific": Rule(_YES),
+    "version_policy.specific.versions": Rule(_YES),
+    "max_batch_size": Rule(_YES, "0: no batch dimension; else one is put in front of the dims of all inputs and outputs"),
+    "input": Rule(_YES, "read from the model file where they are left out"),
+    "input.name": Rule(_YES),
+    "input.data_type": Rule(_YES),
+    "input.format": Rule(_YES, "checked only: NHWC and NCHW need 3 dims"),
+    "input.dims": Rule(_YES, "without the batch dimension; -1: variable"),
+    "input.reshape": Rule(_NO, _RESHAPE),
+    "input.is_shape_tensor": Rule(_NO, _TENSORRT),
+    "input.allow_ragged_batch": Rule(_NO, "requests of different shapes are not batched together; remove it"),
+    "input.optional": Rule(_NO, "every request must bring all inputs"),
+    "input.is_non_linear_format_io": Rule(_NO, _TENSORRT),
+    "output": Rule(_YES, "read from the model file where they are left out"),
+    "output.name": Rule(_YES),
+    "output.data_type": Rule(_YES),
+    "output.dims": Rule(_YES, "without the batch dimension; -1: variable"),
+    "output.reshape": Rule(_NO, _RESHAPE),
+    "output.label_filename": Rule(_NO, "the classification extension is not built yet; look labels up in the client"),
+    "output.is_shape_tensor": Rule(_NO, _TENSORRT),
+    "output.is_non_linear_format_io": Rule(_NO, _TENSORRT),
+    "batch_input": Rule(_NO, "it serves ragged batches, which are not built yet"),
+    "batch_output": Rule(_NO, "it serves ragged batches, which are not built yet"),
+    "optimization": Rule(_OUTER),
+    "optimization.graph": Rule(_OUTER),
+    "optimization.graph.level": Rule(_NO, "the graph is always optimised fully; remove it"),
+    "optimization.priority": Rule(_HINT, "the priority of GPU streams; nothing on a CPU"),
+    "optimization.cuda": Rule(_OUTER),
+    "optimization.cuda.graphs": Rule(_NO, _NO_GPU),
+    "optimization.cuda.busy_wait_events": Rule(_NO, _NO_GPU),
+    "optimization.cuda.graph_spec": Rule(_NO, _NO_GPU),
+    "optimization.cuda.output_copy_stream": Rule(_NO, _NO_GPU),
+    "optimization.execution_accelerators": Rule(_OUTER),
+    "optimization.execution_accelerators.gpu_execution_accelerator": Rule(_NO, _NO_GPU),
+    "optimization.execution_accelerators.cpu_execution_accelerator": Rule(_NO, "only onnxruntime's own CPU provider is here"),
+    "optimization.input_pinned_memory": Rule(_OUTER),
+    "optimization.input_pinned_memory.enable": Rule(_HINT, _ON_GPU),
+    "optimization.output_pinned_memory": Rule(_OUTER),
+    "optimization.output_pinned_memory.enable": Rule(_HINT, _ON_GPU),
+    "optimization.gather_kernel_buffer_threshold": Rule(_HINT, _ON_GPU),
+    "optimization.eager_batching": Rule(_HINT, "batches are always prepared as early as the rules allow"),
+    "dynamic_batching": Rule(_YES),
+    "dynamic_batching.preferred_batch_size": Rule(_YES, "[max_batch_size] where it is left out"),
+    "dynamic_batching.max_queue_delay_microseconds": Rule(_YES),
+    "dynamic_batching.preserve_ordering": Rule(_NO, "replies come as batches end; match them by id"),
+    "dynamic_batching.priority_levels": Rule(_NO, _ONE_LEVEL),
+    "dynamic_batching.default_priority_level": Rule(_NO, _ONE_LEVEL),
+    "dynamic_batching.default_queue_policy": Rule(_OUTER),
+    "dynamic_batching.default_queue_policy.timeout_action": Rule(_NO, _QUEUE),
+    "dynamic_batching.default_queue_policy.default_timeout_microseconds": Rule(_NO, _QUEUE),
+    "dynamic_batching.default_queue_policy.allow_timeout_override": Rule(_NO, _QUEUE),
+    "dynamic_batching.default_queue_policy.max_queue_size": Rule(_NO, _QUEUE),
+    "dynamic_batching.priority_queue_policy": Rule(_NO, _ONE_LEVEL),
+    "sequence_batching": Rule(_NO, "the sequence batcher is not built yet"),
+    "ensemble_scheduling": Rule(_NO, "ensembles are not built yet; call the models one after the other"),
+    "instance_group": Rule(_YES, "one group on the CPU where it is left out"),
+    "instance_group.name": Rule(_YES, "MODEL_INDEX where it is left out; instances are NAME_0, NAME_1, ..."),
+    "instance_group.kind": Rule(_YES, "KIND_CPU and KIND_AUTO, which is the CPU; KIND_GPU with --fallback cpu, with a warning"),
+    "instance_group.count": Rule(_YES, "1 where it is left out, 2 for onnxruntime; each instance is a process"),
+    "instance_group.rate_limiter": Rule(_OUTER),
+    "instance_group.rate_limiter.resources": Rule(_NO, "the rate limiter is not built yet; remove it"),
+    "instance_group.rate_limiter.priority": Rule(_NO, "the rate limiter is not built yet; remove it"),
+    "instance_group.gpus": Rule(_NO, _NO_GPU),
+    "instance_group.secondary_devices": Rule(_NO, "there are no secondary devices; remove it"),
+    "instance_group.profile": Rule(_NO, _TENSORRT),
+    "instance_group.passive": Rule(_NO, "every instance serves; remove the group"),
+    "instance_group.host_policy": Rule(_NO, "host policies are not built yet; remove it"),
+    "default_model_filename": Rule(_YES, "model.onnx for onnxruntime"),
+    "cc_model_filenames": Rule(_NO, _NO_GPU),
+    "metric_tags": Rule(_NO, "there is no metrics endpoint yet; remove it"),
+    "parameters": Rule(_YES, "for the backend; max_execution_s (ours): seconds after which a batch costs its worker the life"),
+    "parameters.string_value": Rule(_YES),
+    "model_warmup": Rule(_NO, "each instance is warmed up with zeros by itself; remove it"),
+    "model_operations": Rule(_OUTER),
+    "model_operations.op_library_filename": Rule(_NO, "custom operators are not built yet"),
+    "model_transaction_policy": Rule(_OUTER),
+    "model_transaction_policy.decoupled": Rule(_NO, "decoupled models are not built yet: one request, one response"),
+    "model_repository_agents": Rule(_OUTER),
+    "model_repository_agents.agents": Rule(_NO, "repository agents are not built yet; remove it"),
+    "response_cache": Rule(_OUTER),
+    "response_cache.enable": Rule(_NO, "the response cache is not built yet; write false or remove it"),
+    "model_metrics": Rule(_OUTER),
+    "model_metrics.metric_control": Rule(_NO, "there is no metrics endpoint yet; remove it"),
+}  # fmt: skip
+"""Path -> rule. What is inside a refused key needs none."""
+
+
+def supported_fields() -> list[tuple[str, str, str]]:
+    """(path, status, note) of every key of tritonclient's schema, outer before inner, refused ones without what is inside."""
+    rows: list[tuple[str, str, str]] = []
+    refused: list[str] = []
+    for field in schema.schema_fields():
+        if any(field.path.startswith(outer) for outer in refused):
+            continue
+        rule = rule_of(field.path)
+        rows.append((field.path, rule.status.value, rule.note))
+        if rule.status is Status.REFUSED:
+            refused.append(field.path + ".")
+    return rows
+
+
+def rule_of(path: str) -> Rule:
+    """The rule for a key; one that the table does not have is refused."""
+    return RULES.get(path, Rule(Status.REFUSED, NOT_KNOWN))
+
+
+def refuse_unsupported(config: Proto, file: ConfigFile) -> None:
+    """Raises one CallerError (UNSUPPORTED) that names each key that is set and not implemented, a line each."""
+    found = [f"{file.at(path)}: {reason}" for path, reason in _unsupported(config, "")]
+    if found:
+        raise CallerError("\n".join(found), Code.UNSUPPORTED)
+
+
+def _unsupported(message: Proto, prefix: str) -> Iterator[tuple[str, str]]:
+    for field in schema.set_fields(message):
+        path = prefix + field.name
+        rule = rule_of(_INDEX.sub("", path))
+        if rule.status is Status.REFUSED:
+            yield path, f"{path} is not implemented in this release: {rule.note}"
+            continue
+        for number in field.unknown:
+            yield path, f"{path}: {number} is not a value of this key; write its name"
+        for index, value in enumerate(field.values if field.is_message else ()):
+            yield from _unsupported(value, f"{path}[{index}]." if field.is_indexed else f"{path}.")

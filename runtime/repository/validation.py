@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What makes a complete-looking configuration wrong. Sentences are Triton's where Triton has one, with the remedy after it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from ...ipc.errors import invalid
+from ...ipc.messages import FEW
+from . import schema
+from .backends import BACKENDS
+from .locations import ConfigFile
+from .schema import Proto
+
+MAX_INSTANCES = 256
+"""Instances are processes; more of one group than this is taken for a slip of the pen."""
+MAX_NAME = 256
+MAX_DIMS = 31
+"""One less than the protocol's bound on a shape (ipc/messages.py), for the batch dimension."""
+
+
+class Problem(NamedTuple):
+    """What is wrong, and the path of the key that it is about."""
+
+    path: str
+    text: str
+
+
+def check(config: Proto, file: ConfigFile) -> None:
+    """Raises one CallerError with a line for each problem of a normalised configuration."""
+    found = [f"{file.at(problem.path)}: {problem.text}" for problem in problems(config)]
+    if found:
+        raise invalid("\n".join(found))
+
+
+def problems(config: Proto) -> Iterator[Problem]:
+    """Everything that is wrong, in the order of the schema."""
+    yield from _versions(config)
+    if config.max_batch_size < 0:
+        yield Problem("max_batch_size", f"'max_batch_size' must be non-negative value for {config.name}")
+    yield from tensor_problems(config)
+    yield from _dynamic_batching(config)
+    yield from _instance_groups(config)
+    filename = PurePosixPath(config.default_model_filename)
+    if filename.is_absolute() or ".." in filename.parts:
+        yield Problem("default_model_filename", f"default_model_filename '{filename}' must stay within the version directory")
+    try:
+        max_execution_s(config)
+    except ValueError as error:
+        yield Problem("parameters", str(error))
+
+
+def max_execution_s(config: Proto) -> float | None:
+    """Our parameter `max_execution_s`, None where it is not given; 0: no limit. Raises ValueError."""
+    if "max_execution_s" not in config.parameters:
+        return None
+    text = config.parameters["max_execution_s"].string_value
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e9:
+        raise ValueError(
+            f"parameter 'max_execution_s' must be a number of seconds, 0 for no limit, got '{text}' for {config.name}"
+        )
+    return seconds
+
+
+def _versions(config: Proto) -> Iterator[Problem]:
+    policy = config.version_policy
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "latest" and policy.latest.num_versions < 1:
+        yield Problem("version_policy.latest", f"version_policy: num_versions must be at least 1 for {config.name}")
+    if choice == "specific":
+        versions = policy.specific.versions
+        if not versions or min(versions) < 1:
+            yield Problem(
+                "version_policy.specific", f"version_policy: specific needs versions, each at least 1, for {config.name}"
+            )
+
+
+def tensor_problems(config: Proto) -> Iterator[Problem]:
+    """What is wrong with inputs and outputs."""
+    for kind, tensors in (("input", config.input), ("output", config.output)):
+        if not tensors and not BACKENDS[config.backend].is_self_describing:
+            yield Problem(
+                kind, f"must specify '{kind}' for {config.name}: backend '{config.backend}' has no model file to tell"
+            )
+        if len(tensors) > FEW:
+            yield Problem(kind, f"{len(tensors)} {kind}s are more than the {FEW} that a request may carry, for {config.name}")
+        for index, tensor in enumerate(tensors):
+            path = f"{kind}[{index}]"
+            for problem in _tensor(tensor, f"model {kind}", path):
+                yield Problem(problem.path, f"{problem.text} for {config.name}")
+        for name, count in Counter(tensor.name for tensor in tensors).items():
+            if count > 1:
+                yield Problem(kind, f"model {kind} '{name}' is specified {count} times for {config.name}")
+
+
+def _tensor(tensor: Any, prefix: str, path: str) -> Iterator[Problem]:
+    """Triton's ValidateModelInput, ValidateModelOutput and ValidateIOShape."""
+    if not tensor.name or len(tensor.name) > MAX_NAME:
+        yield Problem(path, f"{prefix} must specify 'name', of at most {MAX_NAME} characters,")
+        return
+    prefix = f"{prefix} '{tensor.name}'"
+    if not tensor.data_type:
+        yield Problem(f"{path}.data_type", f"{prefix} must specify 'data_type'")
+    if not tensor.dims or len(tensor.dims) > MAX_DIMS:
+        yield Problem(f"{path}.dims", f"{prefix} must specify 'dims', at least 1 and at most {MAX_DIMS},")
+    for index, dim in enumerate(tensor.dims):
+        if dim < 1 and dim != -1:
+            text = f"{prefix} dimension must be integer >= 1, or -1 to indicate a variable-size dimension"
+            yield Problem(f"{path}.dims[{index}]", text)
+    if getattr(tensor, "format", 0) and len(tensor.dims) != 3:
+        yield Problem(f"{path}.format", f"{prefix}: NHWC and NCHW require 3 dims")
+
+
+def _dynamic_batching(config: Proto) -> Iterator[Problem]:
+    for index, size in enumerate(config.dynamic_batching.preferred_batch_size):
+        path = f"dynamic_batching.preferred_batch_size[{index}]"
+        if size < 1:
+            yield Problem(path, f"dynamic batching preferred size must be positive for {config.name}, got {size}")
+        elif size > config.max_batch_size:
+            largest = config.max_batch_size
+            fix = f"max_batch_size is {largest}" if largest else "max_batch_size is 0 or left out, so that nothing is batched"
+            text = f"dynamic batching preferred size must be <= max batch size for {config.name}; it is {size}, {fix}"
+            yield Problem(path, text)
+
+
+def _instance_groups(config: Proto) -> Iterator[Problem]:
+    for index, group in enumerate(config.instance_group):
+        title = f"instance group {group.name} of model {config.name}"
+        kind = schema.kind_name(group)
+        if kind == "KIND_GPU":
+            fix = "no GPU device is built into this release: write KIND_CPU or KIND_AUTO, or serve with --fallback cpu"
+            yield Problem(f"instance_group[{index}].kind", f"{title} has kind KIND_GPU but server does not support GPUs; {fix}")
+        elif kind != "KIND_CPU":
+            text = f"{title} has kind {kind}, which is not implemented; write KIND_CPU or KIND_AUTO"
+            yield Problem(f"instance_group[{index}].kind", text)
+        if not 1 <= group.count <= MAX_INSTANCES:
+            text = f"{title} has count {group.count}; it must be between 1 and {MAX_INSTANCES}, each is a process"
+            yield Problem(f"instance_group[{index}].count", text)
+    counts = Counter(name for group in config.instance_group for name in instance_names(group.name, group.count))
+    for name, count in counts.items():
+        if count > 1:
+            yield Problem(
+                "instance_group", f"{count} instances of model {config.name} are called {name}; name the groups apart"
+            )
+
+
+def instance_names(group: str, count: int) -> list[str]:
+    """Triton's names of a group's instances, at most MAX_INSTANCES."""
+    return [f"{group}_{index}" for index in range(min(count, MAX_INSTANCES))]

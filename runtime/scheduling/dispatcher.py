@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The models and their instances by number, with their timers; sends what may be sent and forgets what is drained."""
+
+from __future__ import annotations
+
+from .batcher import NEVER_NS
+from .commands import AnyCommand, Drained, Kill, SendBatch
+from .instances import Instance
+from .models import DRAINING, Model
+from .requests import SENT, Batch, become
+from .timers import Timers
+from .watchdogs import Watchdogs, overrun
+
+
+class Dispatcher:
+    """After whatever changed a model, `settle` it (or, where nothing was taken from it, `dispatch`)."""
+
+    __slots__ = ("_batch_number", "instances", "looks", "models", "watchdogs")
+
+    def __init__(self) -> None:
+        #: model number -> model, from ModelAdded until Drained.
+        self.models: dict[int, Model] = {}
+        #: instance number -> instance, from InstanceReady until InstanceGone or until its model is forgotten.
+        self.instances: dict[int, Instance] = {}
+        #: model number -> when the batch it holds back must be looked at again (its look_ns).
+        self.looks = Timers()
+        self.watchdogs = Watchdogs()
+        #: Number of the last batch.
+        self._batch_number = 0
+
+    def dispatch(self, model: Model, now_ns: int, out: list[AnyCommand]) -> None:
+        """Sends what may be sent and sets the timer for what is held back."""
+        while (assignment := model.assign(now_ns)) is not None:
+            instance, requests, rows, closed = assignment
+            self._batch_number = number = self._batch_number + 1
+            become(requests, SENT)
+            for request in requests:
+                request.batch = number
+            batch = Batch(number, model.number, instance.number, requests, rows, closed, now_ns)
+            if model.instances.sent(instance, batch, now_ns):
+                self.watchdogs.watch(instance, model.policy.max_execution_ns)
+            out.append(SendBatch(batch))
+        if model.look_ns != model.timer_ns:
+            self._set_timer(model)
+
+    def settle(self, model: Model, now_ns: int, out: list[AnyCommand]) -> None:
+        """Dispatches, and forgets a removed model of which nothing is left."""
+        self.dispatch(model, now_ns, out)
+        if model.state is DRAINING and not model.queued and model.instances.all_idle():
+            for instance in model.instances:
+                del self.instances[instance.number]
+                self.watchdogs.timers.cancel(instance.number)
+            del self.models[model.number]
+            out.append(Drained(model.number))
+
+    def batch_ended(self, instance: Instance, model: Model, now_ns: int) -> Batch:
+        """Takes the first batch off the instance."""
+        batch = model.instances.ended(instance, now_ns)
+        if instance.batches:
+            self.watchdogs.watch(instance, model.policy.max_execution_ns)
+        return batch
+
+    def look(self, now_ns: int) -> list[Model]:
+        """The models whose held batch is due to be looked at."""
+        models = [self.models[number] for number in self.looks.pop_due(now_ns)]
+        for model in models:
+            model.timer_ns = NEVER_NS
+        return models
+
+    def kill_overrun(self, now_ns: int, out: list[AnyCommand]) -> None:
+        """Gives up the instances whose first batch ran past its limit."""
+        for number in self.watchdogs.timers.pop_due(now_ns):
+            instance = self.instances[number]
+            model = self.models[instance.model]
+            limit_ns = model.policy.max_execution_ns
+            if self.watchdogs.has_run_out(instance, limit_ns, now_ns):
+                model.instances.give_up(instance)
+                out.append(Kill(number, overrun(instance, limit_ns)))
+
+    def _set_timer(self, model: Model) -> None:
+        model.timer_ns = model.look_ns
+        if model.look_ns == NEVER_NS:
+            self.looks.cancel(model.number)
+        else:
+            self.looks.set(model.number, model.look_ns)
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError where the state contradicts itself or the comments on it."""
+        self.looks.check_invariants()
+        self.watchdogs.timers.check_invariants()
+        assert {i.number: i for model in self.models.values() for i in model.instances} == self.instances, self
+        assert all(number in self.models for number in self.looks), self
+        assert all(number in self.instances for number in self.watchdogs.timers), self
+        for number, model in self.models.items():
+            model.check_invariants()
+            held = model.look_ns != NEVER_NS
+            assert model.look_ns == model.timer_ns and held == (number in self.looks), model
+        for instance in self.instances.values():
+            self._check_instance(instance)
+
+    def _check_instance(self, instance: Instance) -> None:
+        policy = self.models[instance.model].policy
+        self.watchdogs.check(instance, policy.max_execution_ns)
+        for batch in instance.batches:
+            assert batch.requests and batch.rows == sum(request.rows for request in batch.requests), batch
+            assert policy.max_batch_size == 0 or batch.rows <= policy.max_batch_size, batch
+            assert policy.batches or len(batch.requests) == 1, batch
+            assert all(request.batch == batch.number and request.model == batch.model for request in batch.requests), batch
+
+    def __repr__(self) -> str:
+        return f"<{list(self.models.values())}>"
