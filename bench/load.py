@@ -125,32 +125,32 @@ def run_one(client: Client, lane: Lane, end_ns: int) -> list[int]:
 
 
 def run_many(client: Client, lanes: list[Lane], end_ns: int) -> list[int]:
-    """All lanes in flight: waits for the one sent first, and sends it again together with those that are done too."""
+    """All lanes in flight: waits for the one sent first, sends all that have come back again. The latencies, ns."""
     clock, waiting, latencies = time.perf_counter_ns, deque(lanes), []
     send(client, lanes)
     while waiting:
-        lane = waiting.popleft()
-        lane.future.result()
-        answered = [lane]
+        waiting[0].future.result()
+        back = [waiting.popleft()]
         while waiting and waiting[0].future.done():
-            answered.append(waiting.popleft())
+            back.append(waiting.popleft())
         now_ns = clock()
-        for lane in answered:
+        for lane in back:
             lane.future.result()
             latencies.append(now_ns - lane.sent_ns)
             lane.check()
         if now_ns < end_ns:
-            send(client, answered)
-            waiting.extend(answered)
+            send(client, back)
+            waiting.extend(back)
     return latencies
 
 
 def send(client: Client, lanes: list[Lane]) -> None:
+    """Sends a request for each of the lanes."""
     for lane in lanes:
         lane.prepare()
-    sent_ns = time.perf_counter_ns()
+        lane.sent_ns = time.perf_counter_ns()
     for lane, future in zip(lanes, client.submit_many([lane.io for lane in lanes]), strict=True):
-        lane.future, lane.sent_ns = future, sent_ns
+        lane.future = future
 
 
 def run(client: Client, lanes: list[Lane], seconds: float) -> tuple[list[int], dict[str, Any]]:

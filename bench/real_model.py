@@ -5,12 +5,13 @@ In process: the best of plain loops around onnxruntime, over the numbers of thre
 distinct inputs. Served: the same batch size as one request, a few requests in flight, through the public Client. Percentages
 are of the best loop's median.
 
-usage: real_model.py [--json FILE] [--seconds S] [--rounds N]
+usage: real_model.py [--json FILE] [--seconds S] [--rounds N] [--only MODEL]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -26,8 +27,8 @@ from measurement import Row, alternate, machine, median_row
 from programs import Clients
 from server import Server, serving
 
-CASES = (("resnet50_shaped", 1), ("resnet50_shaped", 8), ("one_ms", models.ONE_MS_BATCH))
-"""(model, rows per request)."""
+CASES = (("resnet50_shaped", 1, 1), ("resnet50_shaped", 8, 3), ("one_ms", models.ONE_MS_BATCH, 1))
+"""(model, rows per request, how many times --seconds a measurement lasts: a batch that takes a second needs more)."""
 IN_FLIGHT = 4
 DISTINCT_INPUTS = 4
 
@@ -88,15 +89,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one measurement")
     parser.add_argument("--rounds", type=int, default=5, help="measurements per figure")
+    parser.add_argument("--only", choices=sorted({model for model, _, _ in CASES}))
     args = parser.parse_args()
     repository = models.repository("real_model")
     report: dict[str, Any] = {"bench": "real_model", "machine": machine(), "rows": []}
     with serving(repository) as server:
-        for model, batch in CASES:
-            for link in server.links:
-                row = compare(server, repository, model, batch, link, args.seconds, args.rounds)
-                print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-                report["rows"].append(row)
+        chosen = [case for case in CASES if args.only in (None, case[0])]
+        for (model, batch, times), link in itertools.product(chosen, server.links):
+            row = compare(server, repository, model, batch, link, args.seconds * times, args.rounds)
+            print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+            report["rows"].append(row)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report, indent=1) + "\n")

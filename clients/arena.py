@@ -160,16 +160,20 @@ class Arena:
         block.idle += 1
         self._free[block.sizes].appendleft(placement)  # used last: warm in the caches
 
+    def close(self) -> None:
+        """Forgets all memory: what views still show stays mapped for them alone. Idempotent."""
+        for pooled in self._regions:
+            pooled.region.close()
+        self._regions.clear()
+        self._blocks.clear()
+        self._free.clear()
+        self._suspects.clear()
+
     def _catch_up(self) -> None:
         """Follows what became of the broker: drops regions of an earlier epoch, takes back what is suspect no more."""
         epoch = self._broker.epoch
         if any(pooled.epoch != epoch for pooled in self._regions):
-            for pooled in self._regions:
-                pooled.region.close()  # what is leased stays mapped for as long as its views live
-            self._regions.clear()
-            self._blocks.clear()
-            self._free.clear()
-            self._suspects.clear()
+            self.close()
         if self._suspects:
             suspects, self._suspects = self._suspects, []
             for placement in suspects:

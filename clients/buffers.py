@@ -196,6 +196,12 @@ class SlotPool:
         """The slot is closed and its memory released."""
         self._returned.append(placement)
 
+    def close(self) -> None:
+        """Forgets all memory. Idempotent."""
+        with self._lock:
+            self._take_back()
+            self._arena.close()
+
     def _take_back(self) -> None:
         while self._returned:
             self._arena.give(self._returned.popleft())

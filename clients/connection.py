@@ -116,16 +116,16 @@ class Connection:
         self._push()
         self.glance()
 
-    def _push(self) -> None:
+    def _push(self, patient: bool = False) -> None:
         try:
-            refused = self._outbox.push()
+            refused = self._outbox.push(patient)
         except (LinkClosed, PenstockError) as error:
             self._lose(error)
             return
-        for message, error in refused:
+        for message, why in refused:
             with self._lock:
                 entry = self._pending.get(getattr(message, "id", None))
-                announced = self._tell([entry]) if entry is not None and self._pending.settle(entry, None, error) else []
+                announced = self._tell([entry]) if entry is not None and self._pending.settle(entry, None, why) else []
             _announce(announced)
         if self._outbox.stuck:
             with self._lock:
@@ -176,7 +176,7 @@ class Connection:
     # --- reading ----------------------------------------------------------------------------------------------------------
 
     def _lead(self, entry: Entry | None, until_ns: int) -> None:
-        """The leader's time: reads until its own entry is answered. None: the reader of last resort, for all watched futures."""
+        """The leader's time: reads until its entry is answered. None: the reader of last resort, for all watched futures."""
         announced: list[InferFuture] = []
         try:
             while not announced and self.lost is None:
@@ -265,12 +265,12 @@ class Connection:
         """Says goodbye; what is in flight ends with an error. Idempotent."""
         if not self._forked:
             self._outbox.put(Goodbye())
-            self._push()
+            self._push(patient=True)
             self._lose(None)
 
     def _lose(self, reason: Exception | None) -> None:
         """The connection has ended. Everybody is told, at once."""
-        make_error = _closed if reason is None else lambda: _lost(self.address, reason)
+        make_error = _closed if reason is None else _lost(self.address, reason)
         with self._lock:
             if self.lost is not None:
                 return
@@ -308,9 +308,10 @@ def used_after_fork() -> PenstockError:
     return CallerError("this client was made before a fork, and belongs to the parent process: make one of your own")
 
 
-def _lost(address: Address, reason: Exception) -> PenstockError:
+def _lost(address: Address, reason: Exception) -> Callable[[], PenstockError]:
     why = reason.message if isinstance(reason, PenstockError) else str(reason)
-    return BrokerError(f"connection to the broker at {address} was lost ({why}); the request may or may not have run")
+    text = f"connection to the broker at {address} was lost ({why}); the request may or may not have run"
+    return lambda: BrokerError(text)  # holds the text only: an exception holds its frames, and they hold slots
 
 
 def _closed() -> PenstockError:

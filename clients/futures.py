@@ -51,14 +51,14 @@ class InferFuture(Entry, Future):  # type: ignore[type-arg]  # Future[InferResul
     # --- what concurrent.futures looks at ---------------------------------------------------------------------------------
 
     @property
-    def _condition(self) -> threading.Condition:
+    def _condition(self) -> threading.Condition:  # type: ignore[override]  # as the next: the base class only reads them
         if self.condition is None:
             self._reading.watch(self)
         assert self.condition is not None
         return self.condition
 
     @property
-    def _state(self) -> str:
+    def _state(self) -> str:  # type: ignore[override]
         if not self.answered:
             return _PENDING
         return _CANCELLED if isinstance(self.error, CancelledError) else _FINISHED
@@ -110,6 +110,7 @@ class InferFuture(Entry, Future):  # type: ignore[type-arg]  # Future[InferResul
         if self.error is not None:
             raise self.error
         if self._built is None:
+            assert self.lease is not None
             self._built = self.lease.build_result(self)
         return self._built
 

@@ -59,6 +59,10 @@ class Leasing:
             slot.inputs[name][...] = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else content
         return SingleUse(slot)
 
+    def close(self) -> None:
+        """Lets go of the memory, now that the session has ended. Idempotent."""
+        self._pool.close()
+
     @property
     def _is_inline(self) -> bool:
         return self._session.address.is_tcp or self._session.live().welcome.inline_only

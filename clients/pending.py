@@ -37,6 +37,9 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 class Lease(Protocol):
     """The memory of a request. Told exactly once per request what became of it."""
 
+    def build_result(self, entry: Entry) -> Any:
+        """The result that the entry's message stands for."""
+
     def release(self) -> None:
         """No worker can touch it any more."""
 

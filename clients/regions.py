@@ -89,7 +89,7 @@ class Region(ABC):
     def registration(self, number: int) -> tuple[Register, tuple[int, ...]]:
         """The message that registers it, and the descriptors that go with it."""
 
-    def unlink(self) -> None:
+    def unlink(self) -> None:  # noqa: B027 - most regions have no key to be removed
         """Removes the key, where this region has one and made it. The memory stays with those who have it. Idempotent."""
 
     def close(self) -> None:

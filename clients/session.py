@@ -92,10 +92,9 @@ class Session:
             try:
                 return self._connect(deadline_s)
             except BrokerError as error:
-                remaining_s = deadline_s - time.monotonic()
-                if remaining_s <= 0 or error.code is not Code.UNAVAILABLE:
+                if time.monotonic() + pause_s >= deadline_s or error.code is not Code.UNAVAILABLE:
                     raise
-            time.sleep(min(pause_s, remaining_s))
+            time.sleep(pause_s)
             pause_s = min(pause_s * 2, LAST_RETRY_S)
 
     def _connect(self, deadline_s: float) -> Connection:

@@ -102,7 +102,7 @@ class Slot(ABC):
             return  # the other of `close` and `release` was first
         self._give_back()
 
-    def _give_back(self) -> None:
+    def _give_back(self) -> None:  # noqa: B027 - private memory needs no giving back
         """Nothing, unless the memory is somebody's."""
 
     def __enter__(self) -> Slot:

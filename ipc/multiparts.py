@@ -83,17 +83,47 @@ def _bytes_of(multipart: Sequence[bytes]) -> int:
     return sum(map(len, multipart))
 
 
-def take_parts(parts: list[bytes], count: int) -> list[bytes]:
-    """Removes and returns the next `count` received parts. Raises CallerError when fewer arrived."""
-    if count > len(parts):
-        raise invalid(f"{count} message parts are declared, {len(parts)} arrived")
-    taken = parts[:count]
-    del parts[:count]
-    return taken
+class MultipartLink:
+    """What both ends of a ZeroMQ connection share: messages out with their parts, received parts taken in order."""
 
+    __slots__ = ("closed", "outbox", "parts")
 
-def take_no_fds(count: int) -> list[int]:
-    """What a ZeroMQ link has for who declares descriptors: nothing, or a CallerError."""
-    if count:
-        raise invalid(f"{count} descriptors are declared: only the local link carries them, ZeroMQ carries message parts")
-    return []
+    def __init__(self, max_frame_bytes: int) -> None:
+        self.outbox = Outbox(max_frame_bytes)
+        #: received, in order, not yet taken
+        self.parts: list[bytes] = []
+        self.closed = False
+
+    def check_invariants(self) -> None:
+        """A closed link holds nothing."""
+        self.outbox.check_invariants()
+        assert not self.closed or not (self.outbox.backlog or self.parts), self
+
+    @property
+    def backlog(self) -> int:
+        """Bytes accepted and not yet handed to ZeroMQ."""
+        return self.outbox.backlog
+
+    def put(self, message: Message, fds: Sequence[int] = (), parts: Sequence[bytes] = ()) -> None:
+        """Queues a message until `flush`."""
+        self.outbox.put(message, fds, parts)
+
+    def take_parts(self, count: int) -> list[bytes]:
+        """The next `count` received parts, in order of arrival. Raises CallerError when fewer arrived."""
+        if count > len(self.parts):
+            raise invalid(f"{count} message parts are declared, {len(self.parts)} arrived")
+        taken = self.parts[:count]
+        del self.parts[:count]
+        return taken
+
+    def take_fds(self, count: int) -> list[int]:
+        """For symmetry with the local link: there are none."""
+        if count:
+            raise invalid(f"{count} descriptors are declared: only the local link carries them, ZeroMQ carries message parts")
+        return []
+
+    def _drop_all(self) -> None:
+        """Marks it closed and forgets what was not sent and not taken."""
+        self.closed = True
+        self.outbox.clear()
+        self.parts.clear()

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from .local import LinkClosed
-from .messages import Message
-from .multiparts import Outbox, take_no_fds, take_parts
+from .multiparts import MultipartLink
 from .peers import Peer, peer_from_zmq
 
 M = TypeVar("M")
@@ -23,49 +22,33 @@ class Door(Protocol):
     def forget(self, peer: RouterPeer[Any]) -> None: ...
 
 
-class RouterPeer(Generic[M]):
+class RouterPeer(MultipartLink, Generic[M]):
     """One client of a RouterDoor, with LocalLink's interface for sending. Made by the door with the peer's first frame.
 
     `peer` is None over tcp:// and for processes that cannot be watched: such a session lives on a lease. Whoever receives this
-    object owns `peer.pidfd`.
+    object owns `peer.pidfd`. `parts` are those of the frame that was returned last, and go with the next
+    `RouterDoor.receive`.
     """
 
-    __slots__ = ("_door", "_outbox", "closed", "is_tcp", "parts", "peer", "peer_address", "routing_id")
+    __slots__ = ("_door", "is_tcp", "peer", "peer_address", "routing_id")
 
     def __init__(self, door: Door, routing_id: bytes, peer_address: str, max_frame_bytes: int) -> None:
+        super().__init__(max_frame_bytes)
         self._door = door
-        self._outbox = Outbox(max_frame_bytes)
         self.routing_id = routing_id
         self.peer_address = peer_address
         self.is_tcp = door.is_tcp
         self.peer: Peer | None = None if door.is_tcp else peer_from_zmq(peer_address)
-        #: parts of the frame that was returned last, not yet taken
-        self.parts: list[bytes] = []
-        self.closed = False
 
     def __repr__(self) -> str:
         who = f"pid {self.peer.pid}" if self.peer else self.peer_address or "unknown"
-        return f"<RouterPeer {who}{' closed' if self.closed else ''}, {self._outbox!r}>"
-
-    def check_invariants(self) -> None:
-        """A closed peer holds nothing."""
-        self._outbox.check_invariants()
-        assert not self.closed or not self._outbox.backlog, self
-
-    @property
-    def backlog(self) -> int:
-        """Bytes accepted and not yet handed to ZeroMQ."""
-        return self._outbox.backlog
-
-    def put(self, message: Message, fds: Sequence[int] = (), parts: Sequence[bytes] = ()) -> None:
-        """Queues a message until `flush`."""
-        self._outbox.put(message, fds, parts)
+        return f"<RouterPeer {who}{' closed' if self.closed else ''}, {self.outbox!r}>"
 
     def flush(self) -> bool:
         """Sends everything put, as one frame. False: the peer's pipe is full, try again on a timer. Raises LinkClosed."""
         if self.closed:
             raise LinkClosed("this peer was closed")
-        outbox = self._outbox
+        outbox = self.outbox
         outbox.seal()
         while outbox.multiparts:
             try:
@@ -78,18 +61,8 @@ class RouterPeer(Generic[M]):
             outbox.sent()
         return True
 
-    def take_parts(self, count: int) -> list[bytes]:
-        """The next `count` parts of the frame that was returned last, in order; gone with the next `RouterDoor.receive`."""
-        return take_parts(self.parts, count)
-
-    def take_fds(self, count: int) -> list[int]:
-        """For symmetry with the local link: nothing can be taken here."""
-        return take_no_fds(count)
-
     def close(self) -> None:
         """Forgets the peer. Idempotent; what it sends later is another peer's. The pidfd is its owner's to close."""
         if not self.closed:
-            self.closed = True
-            self._outbox.clear()
-            self.parts.clear()
+            self._drop_all()
             self._door.forget(self)

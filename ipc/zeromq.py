@@ -23,14 +23,15 @@ import zmq
 from .codec import MAX_FRAME_BYTES, BadMessage, FrameDecoder
 from .errors import BrokerError, CallerError, Code, MachineError, invalid
 from .local import LinkClosed
-from .messages import Message
-from .multiparts import Outbox, take_no_fds, take_parts
+from .multiparts import MultipartLink
+from .readiness import Readiness
 from .router_peers import RouterPeer
 from .socket_paths import ListeningPath
 
 __all__ = ["DealerLink", "RouterDoor", "RouterPeer"]
 
 M = TypeVar("M")
+Frame = Sequence[M | BadMessage]
 
 MAX_PART_BYTES = 64 * 1024 * 1024
 """Largest inline tensor taken. libzmq drops the connection of a peer that announces more, before it reads it."""
@@ -67,7 +68,7 @@ class RouterDoor(Generic[M]):
         #: the peer whose parts are still to be taken
         self._with_parts: RouterPeer[M] | None = None
         #: a frame with parts that came behind others: returned alone, next time
-        self._held: tuple[RouterPeer[M], Sequence[M | BadMessage], list[bytes]] | None = None
+        self._held: tuple[RouterPeer[M], Frame[M], list[bytes]] | None = None
         self._listening = None if self.is_tcp else ListeningPath(_ipc_path(address))
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -110,7 +111,7 @@ class RouterDoor(Generic[M]):
 
     # --- receiving -------------------------------------------------------------------------------------------------------
 
-    def receive(self, limit: int = 256) -> list[tuple[RouterPeer[M], Sequence[M | BadMessage]]]:
+    def receive(self, limit: int = 256) -> list[tuple[RouterPeer[M], Frame[M]]]:
         """At most `limit` frames that have arrived, each with who sent it; none, when nothing is left.
 
         A frame that is no frame is one BadMessage. Parts last until the next call; so a frame that has some comes last.
@@ -118,9 +119,10 @@ class RouterDoor(Generic[M]):
         if self._with_parts is not None:
             self._with_parts.parts.clear()  # what no message declared
             self._with_parts = None
-        deliveries: list[tuple[RouterPeer[M], Sequence[M | BadMessage]]] = []
-        if self._held is not None and (held := self._release_held()):
-            return [held]
+        deliveries: list[tuple[RouterPeer[M], Frame[M]]] = []
+        held, self._held = self._held, None
+        if held is not None and not held[0].closed:
+            return self._alone(*held)
         recv, peers = self._socket.recv, self._peers
         while len(deliveries) < limit and (len(deliveries) > 2 or self._has_input()):
             try:
@@ -133,31 +135,22 @@ class RouterDoor(Generic[M]):
             if peer is None or routing_id[0] != _GENERATED_ID:
                 peer = self._peer(routing_id, frame)
             messages = self._decode(frame)
+            if parts and not deliveries:
+                return self._alone(peer, messages, parts)
             if parts:
-                if deliveries:
-                    self._held = (peer, messages, parts)
-                    break
-                self._give_parts(peer, parts)
-                return [(peer, messages)]
+                self._held = (peer, messages, parts)
+                break
             deliveries.append((peer, messages))
         return deliveries
-
-    def _release_held(self) -> tuple[RouterPeer[M], Sequence[M | BadMessage]] | None:
-        assert self._held is not None
-        peer, messages, parts = self._held
-        self._held = None
-        if peer.closed:
-            return None
-        self._give_parts(peer, parts)
-        return peer, messages
 
     def _has_input(self) -> bool:
         """Asked for the first few frames: cheaper than the exception when there is none (2 us against 5), dearer than none."""
         return bool(int(self._socket.getsockopt(_EVENTS)) & _POLLIN)
 
-    def _give_parts(self, peer: RouterPeer[M], parts: list[bytes]) -> None:
+    def _alone(self, peer: RouterPeer[M], messages: Frame[M], parts: list[bytes]) -> list[tuple[RouterPeer[M], Frame[M]]]:
         peer.parts = parts
         self._with_parts = peer
+        return [(peer, messages)]
 
     def _peer(self, routing_id: bytes, frame: zmq.Frame) -> RouterPeer[M]:
         """The peer of a routing id that is new, or that its owner chose: another process may choose the same one later."""
@@ -165,13 +158,13 @@ class RouterDoor(Generic[M]):
         known = self._peers.get(routing_id)
         if known is not None and known.peer_address == address:
             return known
-        peer = RouterPeer(self, routing_id, address, self._max_frame_bytes)
+        peer: RouterPeer[M] = RouterPeer(self, routing_id, address, self._max_frame_bytes)
         self._peers[routing_id] = peer
         if known is not None:
             known.close()
         return peer
 
-    def _decode(self, frame: zmq.Frame) -> Sequence[M | BadMessage]:
+    def _decode(self, frame: zmq.Frame) -> Frame[M]:
         if len(frame) > self._max_frame_bytes:
             return [BadMessage(f"a frame of {len(frame)} bytes, at most {self._max_frame_bytes} are taken")]
         try:
@@ -200,45 +193,29 @@ class RouterDoor(Generic[M]):
             self._listening.close()
 
 
-class DealerLink(Generic[M]):
+class DealerLink(MultipartLink, Generic[M]):
     """A client's ZeroMQ connection, with LocalLink's interface; it never reconnects by itself.
 
-    One thread may wait and receive while another puts and flushes. `fileno` is honest: readable whenever `receive` has
-    something to say.
+    One thread may wait and receive while another puts and flushes. `fileno` is honest, unlike ZeroMQ's own: readable whenever
+    `receive` has something to say; only after `wait` has said so, it is quiet until `receive`.
     """
 
     def __init__(self, decoder: FrameDecoder[M], max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+        super().__init__(max_frame_bytes)
         self._decoder = decoder
-        self._outbox = Outbox(max_frame_bytes)
-        #: received parts, in order, not yet taken
-        self._parts: list[bytes] = []
         #: around every use of the ZeroMQ sockets, which are for one thread at a time
         self._lock = threading.Lock()
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(_CONNECTED | _ENDED)
-        #: readable while there is input whose signal another call than `wait` took from ZeroMQ
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._woken = False
-        self._epoll = select.epoll()
-        for fd in (self._socket.getsockopt(zmq.FD), self._monitor.getsockopt(zmq.FD), self._wake_fd):
-            self._epoll.register(int(fd), select.EPOLLIN)
+        self._ready = Readiness(int(each.getsockopt(zmq.FD)) for each in (self._socket, self._monitor))
+        #: `wait` has seen input, which `receive` has not taken yet
+        self._found = False
         self._gone = False
-        self._closed = False
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "gone" if self._gone else "open"
-        return f"<DealerLink {state}, {self._outbox!r}, {len(self._parts)} parts received>"
-
-    def check_invariants(self) -> None:
-        """A closed link holds nothing."""
-        self._outbox.check_invariants()
-        assert not self._closed or not (self._outbox.backlog or self._parts), self
-
-    @property
-    def backlog(self) -> int:
-        """Bytes accepted and not yet handed to ZeroMQ."""
-        return self._outbox.backlog
+        state = "closed" if self.closed else "gone" if self._gone else "open"
+        return f"<DealerLink {state}, {self.outbox!r}, {len(self.parts)} parts received>"
 
     def connect(self, address: str, timeout_s: float = 5.0) -> None:
         """Connects to a broker's ZeroMQ address. Raises BrokerError when nobody answers there."""
@@ -260,7 +237,9 @@ class DealerLink(Generic[M]):
                 raise BrokerError(f"the broker at {address} did not answer within {timeout_s} s")
             if event & _ENDED:
                 raise BrokerError(f"no broker at {address}: the connection was refused or broken off")
-        self._signal(on=True)  # whether something has come already is for the first `receive` to find out
+        # ZeroMQ signals only what comes after somebody looked and found nothing.
+        gone = self._is_gone()
+        self._ready.set_left(self._has_input() or gone)
 
     def _next_event(self, deadline: float) -> int | None:
         """The next thing that the monitor reports; None when the time is over."""
@@ -270,27 +249,28 @@ class DealerLink(Generic[M]):
 
     def fileno(self) -> int:
         """A descriptor to be polled for input, level-triggered."""
-        return self._epoll.fileno()
+        return self._ready.fileno()
 
     # --- receiving -------------------------------------------------------------------------------------------------------
 
     def wait(self, timeout_s: float | None) -> bool:
         """Whether `receive` has something to say (messages, or that the link is closed) within that time; None: whenever."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self._closed:
+        while not (self.closed or self._found):
             remaining_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not self._epoll.poll(remaining_s):
+            if not self._ready.poll(remaining_s):
                 return False
             with self._lock:
-                if self._closed:
+                if self.closed:
                     break
-                found = self._has_input() or self._is_gone()
-                self._signal(on=found)
-                if found:
+                self._found = self._has_input()
+                gone = not self._found and self._is_gone()
+                self._ready.set_left(gone)
+                if self._found or gone:
                     break
         return True
 
-    def receive(self, block: bool = False) -> Sequence[M | BadMessage]:
+    def receive(self, block: bool = False) -> Frame[M]:
         """The messages of the frames that have arrived (RECEIVE_QUEUE_FRAMES at most). Raises LinkClosed, CallerError."""
         if block:
             self.wait(None)
@@ -298,25 +278,18 @@ class DealerLink(Generic[M]):
         with self._lock:
             self._raise_if_closed()
             frames = 0
-            while self._has_input() and frames < RECEIVE_QUEUE_FRAMES:
+            while frames < RECEIVE_QUEUE_FRAMES and (self._found or self._has_input()):
+                self._found = False
                 frame = self._socket.recv(_NOW, copy=False)
                 if frame.more:
-                    self._parts += _rest(self._socket)
+                    self.parts += _rest(self._socket)
                 messages += self._decoder.decode(frame.bytes)
                 frames += 1
             gone = self._gone if frames else self._is_gone()
-            self._signal(on=gone or frames == RECEIVE_QUEUE_FRAMES)
+            self._ready.set_left(gone or frames == RECEIVE_QUEUE_FRAMES)
             if gone and not frames:
                 raise LinkClosed("the broker closed the connection")
         return messages
-
-    def take_parts(self, count: int) -> list[bytes]:
-        """The next `count` received parts, in order of arrival."""
-        return take_parts(self._parts, count)
-
-    def take_fds(self, count: int) -> list[int]:
-        """For symmetry with the local link: nothing can be taken here."""
-        return take_no_fds(count)
 
     def _has_input(self) -> bool:
         return bool(int(self._socket.getsockopt(_EVENTS)) & _POLLIN)
@@ -327,24 +300,11 @@ class DealerLink(Generic[M]):
             self._gone = True
         return self._gone
 
-    def _signal(self, *, on: bool) -> None:
-        """Asking for input and sending both take ZeroMQ's own signal away: whoever leaves input behind must signal it here."""
-        if on != self._woken:
-            self._woken = on
-            if on:
-                os.eventfd_write(self._wake_fd, 1)
-            else:
-                os.eventfd_read(self._wake_fd)
-
     def _raise_if_closed(self) -> None:
-        if self._closed:
+        if self.closed:
             raise LinkClosed("this link was closed")
 
     # --- sending ---------------------------------------------------------------------------------------------------------
-
-    def put(self, message: Message, fds: Sequence[int] = (), parts: Sequence[bytes] = ()) -> None:
-        """Queues a message until `flush`."""
-        self._outbox.put(message, fds, parts)
 
     def flush(self, block: bool = False) -> bool:
         """Sends everything put, as one frame. False: ZeroMQ's queue is full, try again later; `block` waits instead.
@@ -352,8 +312,8 @@ class DealerLink(Generic[M]):
         Raises LinkClosed; CallerError for a message that by itself exceeds the frame limit.
         """
         self._raise_if_closed()
-        self._outbox.seal()
-        while self._outbox.multiparts:
+        self.outbox.seal()
+        while self.outbox.multiparts:
             if self._send_first():
                 continue
             if not block:
@@ -364,11 +324,11 @@ class DealerLink(Generic[M]):
     def _send_first(self) -> bool:
         with self._lock:
             self._raise_if_closed()
-            sent = _send(self._socket, self._outbox.multiparts[0])
+            sent = _send(self._socket, self.outbox.multiparts[0])
             if sent:
-                self._outbox.sent()
+                self.outbox.sent()
             if self._has_input():
-                self._signal(on=True)
+                self._ready.set_left(True)
             if self._gone or (not sent and self._is_gone()):
                 raise LinkClosed("the broker closed the connection")
         return sent
@@ -376,18 +336,14 @@ class DealerLink(Generic[M]):
     def close(self) -> None:
         """Ends the connection; what was put and not sent is dropped. Idempotent."""
         with self._lock:
-            if self._closed:
+            if self.closed:
                 return
-            self._closed = True
-            self._signal(on=True)  # whoever waits in another thread wakes up, and finds it closed
-            self._outbox.clear()
-            self._parts.clear()
+            self._drop_all()
             self._socket.disable_monitor()
             self._monitor.close(0)
             self._socket.close(0)
             self._context.term()
-            self._epoll.close()
-            os.close(self._wake_fd)
+            self._ready.close()  # last: whoever waits in another thread wakes up, and finds it closed
 
 
 def _send(socket: zmq.Socket[bytes], multipart: Sequence[bytes]) -> bool:

@@ -49,10 +49,12 @@ class Broker:
         self._core = Core(settings, self, time.monotonic_ns)
         self._workers.serve(self._core)
         self._doors: list[Door] = []
+        self._zmq_doors: list[ZmqDoor] = []  # those of them that need looking after in every turn
         self._reader = ThreadPoolExecutor(1, "repository-reader")
         self._read: Future[ScanResult] | None = None
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._swept_ns = time.monotonic_ns()
+        self._due_ns: int | None = None  # when the core wants a tick
         self._again = False  # a door had more to read than one turn takes
 
     def __repr__(self) -> str:
@@ -97,11 +99,12 @@ class Broker:
     def _open_doors(self) -> None:
         for text in self._settings.addresses:
             kind, target = parse_address(text)
-            door: Door = (
-                LocalDoor(target, self._loop, self._core, self._settings)
-                if kind == "local"
-                else ZmqDoor(target, self._loop, self._core, self._settings)
-            )
+            door: LocalDoor | ZmqDoor
+            if kind == "local":
+                door = LocalDoor(target, self._loop, self._core, self._settings)
+            else:
+                door = ZmqDoor(target, self._loop, self._core, self._settings)
+                self._zmq_doors.append(door)
             self._doors.append(door)
             log.info("listening on %s", door.address)
 
@@ -110,30 +113,30 @@ class Broker:
         core = self._core
         self._loop.turn(self._patience_s(until_ns))
         now = time.monotonic_ns()
-        due = core.next_deadline()
-        if due is not None and due <= now:
+        if self._due_ns is not None and self._due_ns <= now:
             core.tick(now)
         if now - self._swept_ns >= SWEEP_NS:
             self._sweep(now)
         self._again = False
-        for _ in range(2):  # flushing to ZeroMQ may swallow the edge that announced more to read
-            self._again = any([door.read_more(now) for door in self._doors])
-            self._flush(now)
-            if not self._again:
-                break
+        for door in self._zmq_doors:
+            door.read_more(now)
+        self._flush(now)
+        for door in self._zmq_doors:  # flushing may have swallowed the edge that announced more to read
+            self._again |= door.read_more(now)
+        self._due_ns = core.next_deadline()
 
     def _patience_s(self, until_ns: int | None) -> float:
         """How long the loop may wait for something to happen; -1: for ever."""
         if self._again:
             return 0.0
-        times = [at for at in (self._core.next_deadline(), until_ns) if at is not None]
-        for door in self._doors:
-            retry_ns = door.next_retry_ns()
-            if retry_ns is not None:
-                times.append(retry_ns)
-            if door.has_leases():
-                times.append(self._swept_ns + SWEEP_NS)
-        return max(0.0, (min(times) - time.monotonic_ns()) / NS) if times else -1.0
+        due_ns = self._due_ns
+        if until_ns is not None:
+            due_ns = until_ns if due_ns is None else min(due_ns, until_ns)
+        for door in self._zmq_doors:
+            wake_ns = door.wake_ns(self._swept_ns + SWEEP_NS)
+            if wake_ns is not None:
+                due_ns = wake_ns if due_ns is None else min(due_ns, wake_ns)
+        return -1.0 if due_ns is None else max(0.0, (due_ns - time.monotonic_ns()) / NS)
 
     def _flush(self, now_ns: int) -> None:
         full_sessions, full_instances = self._core.flush()
@@ -146,7 +149,7 @@ class Broker:
         """Leases. Time in which this process itself did not run is not held against anybody."""
         stalled_ns = max(0, now_ns - self._swept_ns - 2 * SWEEP_NS)
         self._swept_ns = now_ns
-        for door in self._doors:
+        for door in self._zmq_doors:
             door.sweep(now_ns, stalled_ns)
 
     def _stop(self) -> None:
@@ -163,6 +166,7 @@ class Broker:
             self._turn(limit)
         core.abandon("the broker is stopping")
         core.fleet.stop()
+        self._flush(time.monotonic_ns())  # before the loop waits: nothing else may happen until the workers hear of it
         limit = time.monotonic_ns() + int(settings.kill_s * NS)
         while core.fleet.instances and time.monotonic_ns() < limit:
             self._turn(limit)
@@ -176,8 +180,8 @@ class Broker:
         for instance in list(self._core.fleet.instances.values()):
             self._workers.exited(instance)
         self._core.flush()
-        for session in list(self._core.sessions.values()):
-            self._core.end_session(session, "the broker is leaving")
+        for session in list(self._core.reception.sessions.values()):
+            self._core.reception.end(session, "the broker is leaving")
         for door in self._doors:
             door.close()
         self._reader.shutdown(wait=False, cancel_futures=True)

@@ -8,49 +8,25 @@ broker in one process.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 from typing import TYPE_CHECKING, Any, Callable, Sequence
 
-from ..ipc.codec import BadMessage
-from ..ipc.errors import BrokerError, CallerError, Code, MachineError, PenstockError, invalid
+from ..ipc.errors import PenstockError
 from ..ipc.local import LinkClosed
-from ..ipc.messages import (
-    PROTOCOL,
-    Answer,
-    BatchDone,
-    Cancel,
-    Done,
-    Failed,
-    Goodbye,
-    Hello,
-    Infer,
-    Loaded,
-    LoadFailed,
-    Message,
-    Ping,
-    Pong,
-    Query,
-    Ready,
-    Register,
-    Unregister,
-    Welcome,
-)
-from ..ipc.peers import Peer
-from .admission import admit, register
+from ..ipc.messages import BatchDone, Loaded, LoadFailed, Ready
 from .delivery import Delivery
 from .fleet import Fleet
 from .host import Host
 from .instances import Instance
 from .models import ModelState, ModelTable
-from .queries import Queries
+from .reception import Reception
 from .regions import RegionRegistry
 from .scheduling.commands import AnyCommand
-from .scheduling.events import AnyEvent, ArrivedTogether, BatchEnded, Cancelled, ModelDown, SessionEnded, Tick
+from .scheduling.events import AnyEvent, ArrivedTogether, BatchEnded, ModelDown, Tick
 from .scheduling.requests import Request
 from .scheduling.scheduler import Scheduler
-from .sessions import Link, Session
+from .sessions import Session
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -70,30 +46,13 @@ class Core:
         self.models = ModelTable()
         self.scheduler = Scheduler()
         self.fleet = Fleet(settings, host, self.regions, self.feed, clock)
-        #: number -> session that has not ended
-        self.sessions: dict[int, Session] = {}
-        #: sessions that have messages to be flushed
-        self.unflushed: set[Session] = set()
-        self.delivery = Delivery(self.models, self.regions, self.fleet, self.unflushed, clock)
-        self.queries = Queries(self)
+        self.reception = Reception(self)
+        self.delivery = Delivery(self.models, self.regions, self.fleet, self.reception.unflushed, clock)
         self.stopping = False
         self.loading = True  # until the repositories have been read
-        self.bad_messages = 0
+        self.host = host
         #: accepted requests that the scheduler has not been told of yet
-        self._arrived: list[Request] = []
-        self._host = host
-        self._session_count = 0
-        self._request_count = 0
-        self._client_handlers: dict[type, Callable[[Session, Any], None]] = {
-            Infer: self._infer,
-            Cancel: self._cancel,
-            Register: self._register,
-            Unregister: self._unregister,
-            Query: self._query,
-            Ping: self._ping,
-            Hello: self._hello,
-            Goodbye: self._goodbye,
-        }
+        self.arrived: list[Request] = []
         self._worker_handlers: dict[type, Callable[[Instance, Any], None]] = {
             BatchDone: self._batch_done,
             Loaded: self.fleet.loaded,
@@ -102,7 +61,7 @@ class Core:
         }
 
     def __repr__(self) -> str:
-        return f"<Core {len(self.sessions)} sessions, {self.regions!r}, {self.models!r}, {self.fleet!r}>"
+        return f"<Core {self.reception!r}, {self.regions!r}, {self.models!r}, {self.fleet!r}>"
 
     def check_invariants(self) -> None:
         """Checks every part, and what they say of each other."""
@@ -110,152 +69,16 @@ class Core:
         self.regions.check_invariants()
         self.models.check_invariants()
         self.fleet.check_invariants()
-        named = {region.number for session in self.sessions.values() for region in session.regions}
+        self.reception.check_invariants()
+        named = {region.number for session in self.reception.sessions.values() for region in session.regions}
         used: dict[int, int] = {}
-        for session in self.sessions.values():
+        for session in self.reception.sessions.values():
             for request in session.in_flight.values():
                 for region in request.binding.regions:
                     used[region.number] = used.get(region.number, 0) + 1
         for region in self.regions:
             assert region.closing or region.number in named, f"{region} belongs to nobody"
             assert region.in_flight >= used.get(region.number, 0), region
-
-    # --- sessions --------------------------------------------------------------------------------------------------------
-
-    def open_session(self, link: Link, peer: Peer | None, takes_fds: bool) -> Session:
-        """A connection was made. It must say Hello before anything else."""
-        self._session_count += 1
-        session = Session(self._session_count, link, peer, takes_fds, self.clock())
-        self.sessions[session.number] = session
-        return session
-
-    def end_session(self, session: Session, why: str) -> None:
-        """The client is gone or must go: its queued work is dropped, its memory goes as soon as no worker uses it."""
-        if session.ended:
-            return
-        session.ended = True
-        log.info("session %d (%s): ended: %s", session.number, session.name or "client", why)
-        del self.sessions[session.number]
-        self.unflushed.discard(session)
-        session.bindings.clear()
-        self.feed(SessionEnded(session.number))
-        for region in session.regions.take(""):
-            self.fleet.unflushed.update(self.regions.retire(region))
-        self._host.forget(session)
-        session.link.close()
-
-    def receive(self, session: Session, messages: Sequence[Any]) -> None:
-        """Carries out what a client said, in order."""
-        session.heard_ns = self.clock()
-        handlers = self._client_handlers
-        for message in messages:
-            handler = handlers.get(type(message), self._unexpected)
-            try:
-                handler(session, message)
-            except _UnaddressedError as error:
-                self.refuse(session, None, error)
-            except PenstockError as error:
-                self.refuse(session, getattr(message, "id", None), error)
-            except OSError as error:
-                self.refuse(session, getattr(message, "id", None), machine_error(error))
-            if session.ended:
-                return
-
-    def send(self, session: Session, message: Message) -> None:
-        """Queues one message for a client."""
-        session.link.put(message)
-        self.unflushed.add(session)
-
-    def refuse(self, session: Session, message_id: int | None, error: PenstockError) -> None:
-        """Answers a message that could not be carried out."""
-        if not session.ended:
-            self.send(session, Failed(error.code.value, error.message, error.fault, message_id))
-
-    def _unexpected(self, session: Session, message: Any) -> None:
-        self.bad_messages += 1
-        if isinstance(message, BadMessage):
-            for fd in session.link.take_fds(message.fds):
-                os.close(fd)
-            session.link.take_parts(message.parts)
-            raise invalid(f"malformed message: {message.reason}")
-        raise invalid(f"a client does not send {type(message).__name__}")
-
-    def _hello(self, session: Session, message: Hello) -> None:
-        if session.greeted:
-            raise invalid("this session has already said Hello")
-        if message.protocol != PROTOCOL:
-            raise BrokerError(f"this broker speaks protocol {PROTOCOL}, not {message.protocol}", Code.UNSUPPORTED)
-        session.greeted = True
-        session.name = message.name
-        if message.role == "worker":
-            self._attach(session, message)
-            return
-        remote = session.peer is None
-        self.send(
-            session,
-            Welcome(
-                self.identity, os.getpid(), self.settings.max_in_flight, self.settings.max_frame_bytes,
-                inline_only=remote, lease_s=self.settings.lease_s if remote else 0.0,
-            ),
-        )  # fmt: skip
-
-    def _attach(self, session: Session, message: Hello) -> None:
-        if not session.takes_fds:
-            raise CallerError("a worker attaches over the local link only", Code.UNSUPPORTED)
-        if session.peer is None or session.peer.uid != os.geteuid():
-            raise invalid(f"a worker must run as uid {os.geteuid()}, the broker's own")
-        model = self.models.find(message.name, -1)
-        del self.sessions[session.number]
-        session.ended = True
-        self.fleet.attach(self._host.adopt(session), model)
-
-    def _goodbye(self, session: Session, _message: Goodbye) -> None:
-        self.end_session(session, "said goodbye")
-
-    def _ping(self, session: Session, _message: Ping) -> None:
-        self.send(session, Pong())
-
-    def _register(self, session: Session, message: Register) -> None:
-        fds = session.link.take_fds(message.fds)
-        try:
-            _require_greeting(session)
-            register(self.regions, session, message, fds)
-        finally:
-            for fd in fds:
-                os.close(fd)
-        self.send(session, Done(message.id))
-
-    def _unregister(self, session: Session, message: Unregister) -> None:
-        session.bindings.clear()
-        for region in session.regions.take(message.name):
-            self.fleet.unflushed.update(self.regions.retire(region))
-        self.send(session, Done(message.id))
-
-    def _query(self, session: Session, message: Query) -> None:
-        _require_greeting(session)
-        self.send(session, Answer(message.id, self.queries.answer(session, message)))
-
-    # --- inference -------------------------------------------------------------------------------------------------------
-
-    def _infer(self, session: Session, message: Infer) -> None:
-        now = self.clock()
-        parts = session.link.take_parts(message.parts) if message.parts else ()
-        if message.id in session.in_flight:
-            raise _UnaddressedError(f"request id {message.id} is already in flight in this session")
-        _require_greeting(session)
-        if self.stopping:
-            raise BrokerError("the broker is stopping and takes no more requests", Code.UNAVAILABLE)
-        if len(session.in_flight) >= self.settings.max_in_flight:
-            raise BrokerError(f"{len(session.in_flight)} requests are in flight, the limit per session", Code.OVERLOADED)
-        self._request_count += 1
-        request = admit(self.regions, self.models, session, message, parts, self._request_count, now)
-        session.in_flight[message.id] = request
-        self._arrived.append(request)
-
-    def _cancel(self, session: Session, message: Cancel) -> None:
-        request = session.in_flight.get(message.id)
-        if request is not None:  # else it already has ended, and its outcome is on its way
-            self.feed(Cancelled(request.number))
 
     def feed(self, event: AnyEvent) -> None:
         """Hands one event to the scheduler, after all that came before it, and carries out what it commands."""
@@ -264,8 +87,8 @@ class Core:
 
     def _settle(self) -> None:
         """Requests read in one go reach the scheduler in one go: what is there together can be batched together."""
-        if self._arrived:
-            arrived, self._arrived = self._arrived, []
+        if self.arrived:
+            arrived, self.arrived = self.arrived, []
             self.carry_out(self.scheduler.handle(ArrivedTogether(arrived), self.clock()))
 
     def carry_out(self, commands: Sequence[AnyCommand]) -> None:
@@ -282,7 +105,11 @@ class Core:
             if handler is None:
                 instance.kill(f"worker broke the protocol: {message!r:.200}")
                 return
-            handler(instance, message)
+            try:
+                handler(instance, message)
+            except PenstockError as error:
+                instance.kill(f"worker broke the protocol: {error.message}")
+                return
 
     def _batch_done(self, instance: Instance, message: BatchDone) -> None:
         fds = instance.link.take_fds(message.fds) if message.fds else []
@@ -314,7 +141,7 @@ class Core:
                 model = self.models.add(source.config, version, str(source.directory / str(version)))
                 if self.settings.spawn_workers:
                     self.fleet.serve(model)
-        for session in self.sessions.values():
+        for session in self.reception.sessions.values():
             session.bindings.clear()  # they may be about another version of the same name
 
     def abandon(self, why: str) -> None:
@@ -339,28 +166,35 @@ class Core:
     def flush(self) -> tuple[list[Session], list[Instance]]:
         """Sends what is queued. Returns those whose sockets are full, to be tried again when there is room."""
         self._settle()
-        full_instances: list[Instance] = []
-        while self.fleet.unflushed:
-            instance = self.fleet.unflushed.pop()
-            try:
-                if not instance.link.flush():
-                    full_instances.append(instance)
-            except LinkClosed:
-                instance.hung_up()
         full_sessions: list[Session] = []
-        while self.unflushed:
-            session = self.unflushed.pop()
-            try:
-                if session.link.flush():
-                    continue
-            except LinkClosed:
-                self.end_session(session, "connection lost")
-                continue
-            if session.link.backlog > self.settings.max_reply_backlog_bytes:
-                self.end_session(session, f"does not read its replies: {session.link.backlog} bytes are waiting")
-            else:
-                full_sessions.append(session)
-        return full_sessions, full_instances
+        full_instances: list[Instance] = []
+        instances, sessions = self.fleet.unflushed, self.reception.unflushed
+        while instances or sessions:  # a session that ends has something to say to instances
+            while instances:
+                instance = instances.pop()
+                try:
+                    if not instance.link.flush():
+                        full_instances.append(instance)
+                except LinkClosed:
+                    instance.hung_up()
+            while sessions:
+                session = sessions.pop()
+                if not self._flush_session(session):
+                    full_sessions.append(session)
+        return [session for session in full_sessions if not session.ended], full_instances
+
+    def _flush_session(self, session: Session) -> bool:
+        """Whether everything could be sent; a session that is gone or reads nothing is ended."""
+        try:
+            if session.link.flush():
+                return True
+        except LinkClosed:
+            self.reception.end(session, "connection lost")
+            return True
+        if session.link.backlog <= self.settings.max_reply_backlog_bytes:
+            return False
+        self.reception.end(session, f"does not read its replies: {session.link.backlog} bytes are waiting")
+        return True
 
     def is_settled(self) -> bool:
         """Whether the repositories have been read and each model whose workers this broker starts has been loaded, or given up."""
@@ -370,19 +204,4 @@ class Core:
 
     def is_idle(self) -> bool:
         """Whether no accepted request waits for an outcome or a release."""
-        return not any(session.in_flight for session in self.sessions.values())
-
-
-class _UnaddressedError(CallerError):
-    """An error that must not be taken for the outcome of another request with the same id."""
-
-
-def _require_greeting(session: Session) -> None:
-    if not session.greeted:
-        raise BrokerError("say Hello first", Code.INVALID_ARG)
-
-
-def machine_error(error: OSError) -> MachineError:
-    """What the operating system refused, in one sentence."""
-    name = errno.errorcode.get(error.errno or 0, "?")
-    return MachineError(f"the machine refused: {error.strerror or error} ({name})")
+        return not any(session.in_flight for session in self.reception.sessions.values())

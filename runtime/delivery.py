@@ -8,10 +8,9 @@ import os
 import time
 from typing import Any, Callable, Sequence
 
-from msgspec import Raw
+from msgspec import Raw, structs
 
 from ..ipc.codec import encode
-from ..ipc.errors import ModelError
 from ..ipc.messages import Batch, BatchDone, Explanation, Failed, ItemResult, OutputTensor, Released, Result
 from .fleet import Fleet
 from .models import ModelTable
@@ -91,6 +90,8 @@ class Delivery:
         batch = command.batch
         model = self._models.by_number(batch.model)
         model.record.executed(batch.rows, batch.closed.value, report, time.time_ns() // 1_000_000)
+        if report.items and len(report.items) != len(batch.requests):
+            report = _broken(report, len(batch.requests))
         if report.message:
             error = (report.code or "INTERNAL", f"model '{model.name}': {report.message}", report.fault)
             for request in command.live:
@@ -192,12 +193,18 @@ class Delivery:
             self._fleet.unflushed.update(told)
 
 
+def _broken(report: BatchDone, requests: int) -> BatchDone:
+    """A report that does not fit its batch fails all of it."""
+    return structs.replace(report, items=[], message=f"a worker answered {len(report.items)} of {requests} requests")
+
+
 def _results_by_number(requests: Sequence[Any], report: BatchDone, fds: list[int]) -> dict[int, tuple[ItemResult, int | None]]:
     """Each request's own result and the descriptor it brought."""
-    if len(report.items) != len(requests):
-        raise ModelError(f"a worker answered {len(report.items)} requests of a batch of {len(requests)}")
     waiting = iter(fds)
-    return {request.number: (item, next(waiting) if item.fds else None) for request, item in zip(requests, report.items)}
+    return {
+        request.number: (item, next(waiting, None) if item.fds else None)
+        for request, item in zip(requests, report.items, strict=True)
+    }
 
 
 def _output_tensors(request: InferRequest, item: ItemResult) -> list[OutputTensor]:

@@ -36,10 +36,6 @@ class Door(Protocol):
     def has(self, session: Session) -> bool: ...
     def forget(self, session: Session) -> None: ...
     def wait_for_room(self, session: Session, now_ns: int) -> None: ...
-    def read_more(self, now_ns: int) -> bool: ...
-    def next_retry_ns(self) -> int | None: ...
-    def has_leases(self) -> bool: ...
-    def sweep(self, now_ns: int, stalled_ns: int) -> None: ...
     def close(self) -> None: ...
 
 
@@ -72,30 +68,30 @@ class LocalDoor:
             return
         sock, peer = accepted
         link: LocalLink[Any] = LocalLink(sock, self._decoder, self._settings.max_frame_bytes)
-        session = self._core.open_session(link, peer, takes_fds=True)
+        session = self._core.reception.open(link, peer, takes_fds=True)
         self._links[session] = link
         self._loop.add(link.fileno(), lambda events: self._ready(session, link, events))
         if peer.pidfd is not None:
-            self._loop.add(peer.pidfd, lambda _events: self._core.end_session(session, "its process died"))
+            self._loop.add(peer.pidfd, lambda _events: self._core.reception.end(session, "its process died"))
 
     def _ready(self, session: Session, link: LocalLink[Any], events: int) -> None:
         if events & WRITE:
             self._loop.modify(link.fileno(), READ)
-            self._core.unflushed.add(session)
+            self._core.reception.unflushed.add(session)
         if not events & ~WRITE:
             return
         try:
             messages = link.receive()
         except LinkClosed:
-            self._core.end_session(session, "disconnected")
+            self._core.reception.end(session, "disconnected")
             return
         except CallerError as error:
-            self._core.bad_messages += 1
-            self._core.refuse(session, None, error)
+            self._core.reception.bad_messages += 1
+            self._core.reception.refuse(session, None, error)
             self._core.flush()
-            self._core.end_session(session, error.message)
+            self._core.reception.end(session, error.message)
             return
-        self._core.receive(session, messages)
+        self._core.reception.receive(session, messages)
 
     def wait_for_room(self, session: Session, _now_ns: int) -> None:
         """Watches for room instead of for requests."""
@@ -118,21 +114,6 @@ class LocalDoor:
         self._loop.remove(pidfd)
         return link, pidfd
 
-    def read_more(self, now_ns: int) -> bool:
-        """Nothing to do: epoll is level-triggered and says when there is room."""
-        return False
-
-    def next_retry_ns(self) -> int | None:
-        """Never: epoll says when there is room."""
-        return None
-
-    def has_leases(self) -> bool:
-        """Never: every owner is watched by pidfd."""
-        return False
-
-    def sweep(self, now_ns: int, stalled_ns: int) -> None:
-        """Nothing to do."""
-
     def close(self) -> None:
         """Stops listening and removes the socket."""
         self._loop.remove(self._listener.fileno())
@@ -151,6 +132,8 @@ class ZmqDoor:
         self._sessions: dict[RouterPeer[Any], Session] = {}
         self._peers: dict[Session, RouterPeer[Any]] = {}
         self._full: set[Session] = set()
+        #: sessions whose owner cannot be watched
+        self._leased: set[Session] = set()
         self._retry_ns: int | None = None
         loop.add(self._door.fileno(), self._readable)
 
@@ -171,22 +154,24 @@ class ZmqDoor:
             session = self._sessions.get(peer)
             if session is None:
                 session = self._welcome(peer)
-            self._core.receive(session, messages)
+            self._core.reception.receive(session, messages)
         return bool(arrived)
 
     def _welcome(self, peer: RouterPeer[Any]) -> Session:
-        session = self._core.open_session(peer, peer.peer, takes_fds=False)
+        session = self._core.reception.open(peer, peer.peer, takes_fds=False)
         self._sessions[peer] = session
         self._peers[session] = peer
-        if peer.peer is not None and peer.peer.pidfd is not None:
-            self._loop.add(peer.peer.pidfd, lambda _events: self._core.end_session(session, "its process died"))
+        if peer.peer is None:
+            self._leased.add(session)
+        elif peer.peer.pidfd is not None:
+            self._loop.add(peer.peer.pidfd, lambda _events: self._core.reception.end(session, "its process died"))
         return session
 
     def read_more(self, now_ns: int) -> bool:
         """Picks up what arrived meanwhile, and tries full peers again. True when something had arrived."""
         if self._retry_ns is not None and now_ns >= self._retry_ns:
             self._retry_ns = None
-            self._core.unflushed.update(self._full)
+            self._core.reception.unflushed.update(self._full)
             self._full.clear()
         return self._read() if self._peers else False
 
@@ -196,8 +181,10 @@ class ZmqDoor:
         if self._retry_ns is None:
             self._retry_ns = now_ns + RETRY_NS
 
-    def next_retry_ns(self) -> int | None:
-        """When full peers are tried again."""
+    def wake_ns(self, next_sweep_ns: int) -> int | None:
+        """When this door must be looked at although nothing happens; None: no need."""
+        if self._leased:
+            return next_sweep_ns if self._retry_ns is None else min(self._retry_ns, next_sweep_ns)
         return self._retry_ns
 
     def forget(self, session: Session) -> None:
@@ -205,21 +192,18 @@ class ZmqDoor:
         peer = self._peers.pop(session)
         del self._sessions[peer]
         self._full.discard(session)
+        self._leased.discard(session)
         if session.peer is not None and session.peer.pidfd is not None:
             self._loop.remove(session.peer.pidfd)
             os.close(session.peer.pidfd)
 
-    def has_leases(self) -> bool:
-        """Whether some session's owner cannot be watched otherwise."""
-        return any(session.peer is None for session in self._peers)
-
     def sweep(self, now_ns: int, stalled_ns: int) -> None:
         """Ends the sessions whose lease is over."""
         limit_ns = int(self._settings.lease_s * 1e9)
-        for session in [session for session in self._peers if session.peer is None]:
+        for session in list(self._leased):
             session.heard_ns += stalled_ns
             if now_ns - session.heard_ns > limit_ns:
-                self._core.end_session(session, f"not heard of for {self._settings.lease_s:g} s")
+                self._core.reception.end(session, f"not heard of for {self._settings.lease_s:g} s")
 
     def close(self) -> None:
         """Unbinds."""

@@ -94,6 +94,8 @@ class Fleet:
 
     def loaded(self, instance: Instance, message: Loaded) -> None:
         """The model is in memory: its configuration is completed and checked, and the worker told to start."""
+        if instance.state is InstanceState.STOPPING:
+            return  # it has not read yet that it is to go
         model = instance.model
         waiting = [] if model.config.is_complete else model.config.instance_names()[1:]
         if message.signature is not None:
@@ -112,6 +114,8 @@ class Fleet:
 
     def ready(self, instance: Instance, _message: Ready) -> None:
         """The worker is warmed up; with its first instance the model version becomes READY."""
+        if instance.state is InstanceState.STOPPING:
+            return
         instance.become(InstanceState.READY)
         model = instance.model
         if not model.accepts:

@@ -20,7 +20,7 @@ class Bucket(NamedTuple):
 
     low: int
     high: int
-    count: int
+    values: int
 
 
 class Histogram:
@@ -45,17 +45,17 @@ class Histogram:
     def record(self, value: int) -> None:
         """Counts one value."""
         if value < 4:
-            self._counts[value if value > 0 else 0] += 1
+            self._counts[value if value > 0 else 0] += 1  # noqa: FURB136 - max() costs twice as much
         else:
             bits = value.bit_length()
             self._counts[(bits << 2) + (value >> bits - 3)] += 1
 
     def record_all(self, values: Iterable[int]) -> None:
-        """Counts several values, at about two thirds of the cost of single calls."""
+        """Counts several values; cheaper than one call for each."""
         counts = self._counts
         for value in values:
             if value < 4:
-                counts[value if value > 0 else 0] += 1
+                counts[value if value > 0 else 0] += 1  # noqa: FURB136
             else:
                 bits = value.bit_length()
                 counts[(bits << 2) + (value >> bits - 3)] += 1
@@ -73,7 +73,7 @@ class Histogram:
             raise ValueError(f"a quantile lies between 0 and 1, got {q}")
         rank = max(1, -int(-q * self.count // 1))  # the smallest whole number that is not below q * count
         for bucket in self.buckets():
-            rank -= bucket.count
+            rank -= bucket.values
             if rank <= 0:
                 return (bucket.low + bucket.high) // 2
         return None
@@ -119,11 +119,6 @@ class StageHistograms:
         self.compute_input.record(input_ns)
         self.compute_infer.record(infer_ns)
         self.compute_output.record(output_ns)
-
-    def succeeded(self, total_ns: int, queue_ns: int) -> None:
-        """One successful request."""
-        self.total.record(total_ns)
-        self.queue.record(queue_ns)
 
     def completed(self, totals_ns: Sequence[int], queues_ns: Sequence[int]) -> None:
         """The successful requests of a batch, in any order."""

@@ -38,6 +38,11 @@ TRANSITIONS: dict[InstanceState, frozenset[InstanceState]] = {
 }
 
 
+DYING_S = 0.05
+"""The kernel closes a dying process's sockets just before it reports the death. Waiting that long (microseconds; this is the
+bound) lets the error say how the worker died, and not that its socket was closed."""
+
+
 class WorkerProcess(Protocol):
     """A process behind an instance: spawned (processes.py) or attached by hand."""
 
@@ -47,6 +52,10 @@ class WorkerProcess(Protocol):
     def pid(self) -> int: ...
 
     def kill(self) -> None: ...
+    def ends(self, within_s: float) -> bool:
+        """Whether the process is dead, or is within that time. Waits for it."""
+        ...
+
     def close(self) -> str:
         """Reaps it and closes what the broker holds of it; says how it ended, e.g. "died (signal 9)"."""
         ...
@@ -99,8 +108,8 @@ class Instance:
         self.process.kill()
 
     def hung_up(self) -> None:
-        """Its socket is closed: on its way out if it was told to stop, else of no more use."""
-        if self.state is not InstanceState.STOPPING:
+        """Its socket is closed: on its way out if it was told to stop, else dead in a moment, or of no more use."""
+        if self.state is not InstanceState.STOPPING and not self.process.ends(DYING_S):
             self.kill("worker closed its socket")
 
     def describe(self) -> dict[str, object]:

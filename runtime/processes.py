@@ -8,6 +8,7 @@ itself (workers/main.py), because nothing may run between fork and exec.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -81,6 +82,10 @@ class SpawnedWorker:
         """SIGKILL. It cannot have been reaped by anybody else, so the pid is its own."""
         self._child.kill()
 
+    def ends(self, within_s: float) -> bool:
+        """Whether it is dead, or is within that time."""
+        return _ends(self.pidfd, within_s)
+
     def close(self) -> str:
         """Reaps the dead child; says how it ended."""
         status = self._child.wait()
@@ -111,6 +116,10 @@ class AttachedWorker:
         except ProcessLookupError:
             return  # it is dead already, which is what was wanted
 
+    def ends(self, within_s: float) -> bool:
+        """Whether it is dead, or is within that time."""
+        return _ends(self.pidfd, within_s)
+
     def close(self) -> str:
         """Closes what the broker holds of it."""
         self.link.close()
@@ -124,6 +133,12 @@ class SpawningLauncher:
     def launch(self, name: str) -> SpawnedWorker:
         """Starts one; it says nothing until it gets LoadModel."""
         return SpawnedWorker(name)
+
+
+def _ends(pidfd: int, within_s: float) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(within_s * 1000))
 
 
 def how_it_ended(status: int) -> str:

@@ -105,7 +105,7 @@ class Queries:
             return [region.describe() for region in session.regions]
         return [
             {**region.describe(), "session": other.number, "pid": other.peer.pid if other.peer else None}
-            for other in self._core.sessions.values()
+            for other in self._core.reception.sessions.values()
             for region in other.regions
         ] + [{**region.describe(), "session": None, "pid": None} for region in self._core.regions if region.closing]
 
@@ -119,10 +119,10 @@ class Queries:
             "models": core.models.summary(),
             "queued": {model.label: core.scheduler.queued(model.number) for model in core.models if model.accepts},
             "instances": [instance.describe() for instance in core.fleet.instances.values()],
-            "sessions": [session.describe() for session in core.sessions.values()],
+            "sessions": [session.describe() for session in core.reception.sessions.values()],
             "regions": len(core.regions),
             "region_bytes": sum(region.byte_size for region in core.regions),
-            "bad_messages": core.bad_messages,
+            "bad_messages": core.reception.bad_messages,
         }
 
     def _stop(self, session: Session, _query: Query) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The counters of one model version, in Triton's JSON and with Triton's counting (the statistics extension; core infer_stats.cc).
+"""The counters of one model version, in Triton's JSON and with Triton's counting.
+
+Sources: the statistics extension for the document, core's infer_stats.cc for the counting.
 
 A request counts when it ends. A successful one is credited the full durations of its batch, not a share of them; a failed one
 counts in `fail` only, and one that was refused when it arrived not at all. An execution counts once, whatever became of its
@@ -63,23 +65,12 @@ class ModelStatistics:
         found[2] += infer_ns
         found[3] += output_ns
 
-    def succeeded(self, rows: int, total_ns: int, queue_ns: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
-        """One successful request; the last three are its whole batch's."""
-        self.inference_count += rows
-        self.success_count += 1
-        self.success_ns += total_ns
-        if queue_ns > 0:  # a clock read in two processes; unsigned for Triton's clients
-            self.queue_ns += queue_ns
-        self.compute_input_ns += input_ns
-        self.compute_infer_ns += infer_ns
-        self.compute_output_ns += output_ns
-
     def completed(
         self, rows: int, totals_ns: Sequence[int], queues_ns: Sequence[int], input_ns: int, infer_ns: int, output_ns: int
     ) -> None:
-        """All successful requests of a batch: their rows together, each one's total and queue duration (none negative).
+        """The successful requests of a batch: their rows together, each one's total and queue duration, none negative.
 
-        The same as `succeeded` for each, at a tenth of the cost.
+        The last three are the batch's; each of its requests is credited all of them.
         """
         count = len(totals_ns)
         self.inference_count += rows

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from time import monotonic_ns
 
 from ..ipc.errors import ModelError, PenstockError
-from ..ipc.messages import Batch, BatchDone, ItemOutput, ItemResult, ModelSpec
+from ..ipc.messages import Batch, BatchDone, ItemResult, ModelSpec
 from .account import Account
 from .backends.base import Backend, Tensor, Work
 from .devices.host import Scratch
 from .inputs import InputPacker, Job
-from .outputs import Outcome, OutputWriter, failure
+from .outputs import OutputWriter, failure
 from .placements import PlacementCache, Prepared
 from .region_table import RegionTable
 
@@ -91,7 +91,9 @@ class BatchRunner:
             return BatchDone(batch.batch, started_ns, mapped_ns - started_ns, infer_ns, 0)
         if len(works) == 1:
             return failed(batch, started_ns, errors[0], infer_ns)
-        items = [self._alone(errors[at]) if at in errors else _as_placed(prepared) for at, prepared in enumerate(ready)]
+        items = [self._writer.as_promised(prepared) for prepared in ready]
+        for at, cause in errors.items():
+            items[at] = failure(self._naming_the_model(cause))
         return BatchDone(batch.batch, started_ns, mapped_ns - started_ns, infer_ns, 0, items)
 
     def _take_in(self, work: Work, results: Sequence[Tensor | None]) -> None:
@@ -110,33 +112,28 @@ class BatchRunner:
         self, batch: Batch, ready: Sequence[Prepared | PenstockError | None], started_ns: int
     ) -> tuple[BatchDone, list[int]]:
         account = Account()
-        outcomes: dict[int, Outcome] = {}
-        jobs: list[Job] = []
-        for position, prepared in enumerate(ready):
-            if isinstance(prepared, Prepared):
-                jobs.append(Job(position, prepared))
-            elif prepared is not None:
-                outcomes[position] = failure(prepared), None
+        all_jobs = [Job(prepared) if isinstance(prepared, Prepared) else prepared for prepared in ready]
+        jobs = [job for job in all_jobs if isinstance(job, Job)]
         for together in [[job] for job in jobs] if self._one_by_one else [jobs]:
             try:
-                outcomes.update(self._execute(together, account))
+                self._execute(together, account)
             except BaseException as error:  # noqa: BLE001 - see _run_direct
                 cause = as_error(error)
                 if len(together) == len(batch.items):
                     return failed(batch, started_ns, cause, account.infer_ns), []
-                outcomes.update({job.position: (self._alone(job.error or cause), None) for job in together})
-        return self._report(batch, ready, outcomes, account, started_ns)
+                for job in together:
+                    job.error = job.error or self._naming_the_model(cause)
+        return self._report(batch, all_jobs, account, started_ns)
 
-    def _execute(self, jobs: Sequence[Job], account: Account) -> dict[int, Outcome]:
+    def _execute(self, jobs: Sequence[Job], account: Account) -> None:
         """One execution: order, pack, compute, deliver. Raises what the backend raises."""
         begun_ns = monotonic_ns()
         ordered = self._packer.order(jobs)
         packed = self._packer.pack(ordered, account) if ordered else None
         packed_ns = monotonic_ns()
         account.input_ns += packed_ns - begun_ns
-        outcomes: dict[int, Outcome] = {job.position: (failure(job.error), None) for job in jobs if job.error is not None}
-        if packed is None or len(outcomes) == len(jobs):
-            return outcomes
+        if packed is None or all(job.error is not None for job in ordered):
+            return
         work = packed.work
         try:
             results = self._backend.execute(work)
@@ -146,35 +143,42 @@ class BatchRunner:
         checked = self._writer.checked(work, results)
         for at, error in work.failures.items():
             ordered[at].error = ordered[at].error or error
-        delivered = self._writer.deliver(ordered, packed, checked, account)
-        outcomes.update({job.position: outcome for job, outcome in zip(ordered, delivered, strict=True)})
+        self._writer.deliver(ordered, packed, checked, account)
         account.output_ns += monotonic_ns() - computed_ns
-        return outcomes
 
-    def _alone(self, error: PenstockError) -> ItemResult:
+    def _naming_the_model(self, error: PenstockError) -> PenstockError:
         """A failure of a whole execution that is told to its requests one by one: names the model, as the broker does."""
         if error.fault == ModelError.fault:
-            return failure(ModelError(f"model '{self._spec.name}': {error.message}", error.code))
-        return failure(error)
+            return ModelError(f"model '{self._spec.name}': {error.message}", error.code)
+        return error
 
     def _report(
-        self, batch: Batch, ready: Sequence[Prepared | PenstockError | None], outcomes: dict[int, Outcome], account: Account,
-        started_ns: int,
-    ) -> tuple[BatchDone, list[int]]:  # fmt: skip
+        self, batch: Batch, jobs: Sequence[Job | PenstockError | None], account: Account, started_ns: int
+    ) -> tuple[BatchDone, list[int]]:
         items: list[ItemResult] = []
         fds: list[int] = []
-        as_promised = True
-        for position, prepared in enumerate(ready):
-            item, fd = outcomes[position]
-            items.append(item)
-            if fd is not None:
-                fds.append(fd)
-            as_promised = as_promised and not item.code and isinstance(prepared, Prepared) and prepared.is_complete
+        if not all(isinstance(job, Job) and job.error is None and job.item is None for job in jobs):
+            items = [self._item(job) for job in jobs]
+            fds = [job.fd for job in jobs if isinstance(job, Job) and job.fd >= 0]
         report = BatchDone(
-            batch.batch, started_ns, account.input_ns, account.infer_ns, account.output_ns, [] if as_promised else items,
-            account.copies(), fds=len(fds),
-        )  # fmt: skip
+            batch.batch,
+            started_ns,
+            account.input_ns,
+            account.infer_ns,
+            account.output_ns,
+            items,
+            account.copies(),
+            fds=len(fds),
+        )
         return report, fds
+
+    def _item(self, job: Job | PenstockError | None) -> ItemResult:
+        if isinstance(job, Job):
+            if job.error is not None:
+                return failure(job.error)
+            return job.item or self._writer.as_promised(job.prepared)
+        assert job is not None, "every placement was prepared or refused"
+        return failure(job)
 
 
 def as_error(error: BaseException) -> PenstockError:
@@ -194,13 +198,3 @@ def failed(batch: Batch, started_ns: int, error: PenstockError, infer_ns: int = 
         batch.batch, started_ns, 0, infer_ns, 0, code=error.code.value, message=error.message or type(error).__name__,
         fault=error.fault,
     )  # fmt: skip
-
-
-def _as_placed(prepared: Prepared) -> ItemResult:
-    """The result of a request that got just what its placement promised."""
-    assert prepared.work is not None
-    outputs: list[ItemOutput] = []
-    for (output, target), place in zip(prepared.targets.items(), prepared.work.places, strict=True):
-        assert target.span is not None and place is not None  # otherwise there is no direct work
-        outputs.append(ItemOutput(output, list(place.shape), target.span.byte_size, target.span.offset))
-    return ItemResult(outputs=outputs)

@@ -9,27 +9,30 @@ from typing import NamedTuple
 import numpy as np
 
 from ..ipc.errors import PenstockError
-from ..ipc.messages import ModelSpec, TensorSpec
+from ..ipc.messages import ItemResult, ModelSpec, TensorSpec
 from ..ipc.tensors import byte_size, deserialize_bytes, numpy_dtype
 from .account import Account
 from .backends.base import Tensor, Work
 from .devices.host import Scratch, gather, view
-from .packing import Run, Span, address_order, merge
-from .placements import PlacementCache, Prepared, same_shapes
+from .packing import Span, address_order, is_one_run, merge
+from .placements import PlacementCache, Prepared, misfit
 from .region_table import Octets, RegionTable
 
 
 class Job:
-    """One request on its way through a batch: where it stands in the batch, and its outcome."""
+    """One request on its way through an execution, and its outcome."""
 
-    __slots__ = ("error", "position", "prepared", "texts")
+    __slots__ = ("error", "fd", "item", "prepared", "texts")
 
-    def __init__(self, position: int, prepared: Prepared) -> None:
-        self.position = position
+    def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
-        #: input -> its elements, for BYTES
+        #: its BYTES inputs, by position
         self.texts: dict[int, Tensor] = {}
+        #: why it failed alone
         self.error: PenstockError | None = None
+        #: its result, where that is not what its placement promised; with the descriptor of its unplaced outputs
+        self.item: ItemResult | None = None
+        self.fd = -1
 
 
 class Packed(NamedTuple):
@@ -47,6 +50,7 @@ class InputPacker:
         self._regions = regions
         self._placements = placements
         self._scratch = scratch
+        self._texts = [index for index, tensor in enumerate(spec.inputs) if tensor.datatype == "BYTES"]
 
     def __repr__(self) -> str:
         return f"<InputPacker of '{self._spec.name}' with {self._scratch!r}>"
@@ -55,9 +59,13 @@ class InputPacker:
         """The jobs that can be executed together, by address of their largest input; the others get their error."""
         fitting: list[Job] = []
         for job in jobs:
-            job.error = self._read_texts(job) or (fitting and self._misfit(fitting[0], job)) or None
+            if self._texts:
+                job.error = self._read_texts(job)
             if job.error is None:
-                fitting.append(job)
+                if fitting and job.prepared.row_shapes != fitting[0].prepared.row_shapes:
+                    job.error = misfit(fitting[0].prepared, job.prepared, self._spec)
+                else:
+                    fitting.append(job)
         if len(fitting) < 2 or not self._spec.inputs:
             return fitting
         sizes = [span.byte_size for span in fitting[0].prepared.spans]
@@ -67,29 +75,24 @@ class InputPacker:
     def pack(self, jobs: Sequence[Job], account: Account) -> Packed:
         """The work for these jobs, in their order. A job whose memory has shrunk gets its error and takes part as zeros."""
         rows_of = [job.prepared.rows for job in jobs]
-        inputs = [self._input(index, jobs, sum(rows_of), account) for index in range(len(self._spec.inputs))]
-        wanted = tuple(sorted({output for job in jobs for output in job.prepared.targets}))
-        places: list[Tensor | None] = []
-        in_place: set[int] = set()
-        for output in wanted:
-            slots = self._slots(output, jobs, sum(rows_of))
-            if slots is not None:
-                in_place.add(output)
-            places.append(self._private(output, sum(rows_of)) if slots is None else slots)
+        rows = sum(rows_of)
+        inputs = [self._input(index, jobs, rows, account) for index in range(len(self._spec.inputs))]
+        sets = {job.prepared.wanted for job in jobs}
+        wanted = sets.pop() if len(sets) == 1 else tuple(sorted(set().union(*sets)))
+        slots = [self._slots(output, jobs, rows) for output in wanted]
+        places = [self._private(output, rows) if found is None else found for output, found in zip(wanted, slots, strict=True)]
+        in_place = {output for output, found in zip(wanted, slots, strict=True) if found is not None}
         return Packed(Work(rows_of, inputs, wanted, places, is_kept=False), in_place)
-
-    def _misfit(self, first: Job, job: Job) -> PenstockError | None:
-        return same_shapes(first.prepared.shapes, job.prepared.shapes, self._spec)
 
     def _read_texts(self, job: Job) -> PenstockError | None:
         """Reads BYTES inputs: the bytes first, so that no length can change while they are taken apart."""
         try:
-            for index, tensor in enumerate(self._spec.inputs):
-                if tensor.datatype == "BYTES":
-                    span = job.prepared.spans[index]
-                    content = np.empty(span.byte_size, np.uint8)
-                    self._regions[span.region].read(span.offset, content)
-                    job.texts[index] = deserialize_bytes(content.tobytes(), job.prepared.shapes[index], tensor.name)
+            for index in self._texts:
+                span = job.prepared.spans[index]
+                content = np.empty(span.byte_size, np.uint8)
+                self._regions[span.region].read(span.offset, content)
+                name = self._spec.inputs[index].name
+                job.texts[index] = deserialize_bytes(content.tobytes(), job.prepared.shapes[index], name)
         except PenstockError as error:
             return error
         return None
@@ -116,12 +119,17 @@ class InputPacker:
 
     def _slots(self, output: int, jobs: Sequence[Job], rows: int) -> Tensor | None:
         """The requests' own slots as one tensor, where they follow each other like the rows."""
-        run = self._common_run(output, jobs)
-        if run is None:
+        spans: list[Span] = []
+        for job in jobs:
+            target = job.prepared.targets.get(output)
+            if target is None or target.span is None or target.needed is None:
+                return None
+            spans.append(target.span)
+        if not is_one_run(spans, self._regions.isolated) or not self._regions[spans[0].region].is_mapped:
             return None
         tensor = self._spec.outputs[output]
         shape = self._placements.full_shape(rows, tensor)
-        return view(self._regions.mapped(run.region), run.offset, numpy_dtype(tensor.datatype), shape)
+        return view(self._regions.mapped(spans[0].region), spans[0].offset, numpy_dtype(tensor.datatype), shape)
 
     def _private(self, output: int, rows: int) -> Tensor | None:
         """Private memory for an output; None where its size is not known."""
@@ -129,16 +137,6 @@ class InputPacker:
         shape = self._placements.full_shape(rows, tensor)
         total = byte_size(tensor.datatype, shape)
         return None if total is None else _typed(self._scratch.take(("output", output), total), tensor, shape)
-
-    def _common_run(self, output: int, jobs: Sequence[Job]) -> Run | None:
-        spans: list[Span] = []
-        for job in jobs:
-            target = job.prepared.targets.get(output)
-            if target is None or target.span is None or target.needed is None:
-                return None
-            spans.append(target.span)
-        runs = merge(spans, self._regions.isolated)
-        return runs[0] if len(runs) == 1 and self._regions[runs[0].region].is_mapped else None
 
 
 def _typed(content: Octets, tensor: TensorSpec, shape: tuple[int, ...]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -19,20 +19,16 @@ from .backends.base import Tensor, Work
 from .devices.host import scatter
 from .inputs import Job, Packed
 from .packing import Span, aligned, merge
-from .placements import PlacementCache, Target, too_small
+from .placements import PlacementCache, Prepared, too_small
 from .region_table import Octets, RegionTable
 
-Outcome = tuple[ItemResult, int | None]
-"""A request's result, and the descriptor of its unplaced outputs, which whoever receives it closes."""
 
+class Share(NamedTuple):
+    """One output, divided among the jobs: per job its shape, where its bytes begin, and how many there are."""
 
-class Piece(NamedTuple):
-    """One request's share of one output: bytes `start` to `end` of the packed tensor."""
-
-    target: Target
-    shape: list[int]
-    start: int
-    end: int
+    shapes: list[list[int]]
+    starts: list[int]
+    sizes: list[int]
     packed: Octets
 
 
@@ -57,15 +53,32 @@ class OutputWriter:
             for output, result, place in zip(work.wanted, results, work.places, strict=True)
         ]
 
-    def deliver(self, jobs: Sequence[Job], packed: Packed, results: Sequence[Tensor], account: Account) -> list[Outcome]:
-        """Writes every job's outputs to its slots, unplaced ones to a memfd; the outcomes in the order of `jobs`."""
+    def deliver(self, jobs: Sequence[Job], packed: Packed, results: Sequence[Tensor], account: Account) -> None:
+        """Writes every job's outputs to its slots, unplaced ones to a memfd; leaves each job its error or its result."""
         work, in_place = packed
-        pieces: list[dict[int, Piece]] = [{} for _ in jobs]
+        is_promised = all(job.prepared.is_complete for job in jobs)
+        shares: dict[int, Share] = {}
         for output, result, place in zip(work.wanted, results, work.places, strict=True):
-            self._share(output, jobs, result, pieces)
-            if result is not place or output not in in_place:
-                self._write(output, jobs, pieces, account)
-        return [self._finish(job, share, account) for job, share in zip(jobs, pieces, strict=True)]
+            is_there = result is place and output in in_place
+            if is_there and is_promised:
+                continue
+            share = shares[output] = self._share(output, jobs, result)
+            if not is_promised:
+                self._check_room(output, jobs, share)
+            if not is_there:
+                self._write(output, jobs, share, account)
+        if not is_promised:
+            for at, job in enumerate(jobs):
+                self._finish(at, job, shares, account)
+
+    def as_promised(self, prepared: Prepared) -> ItemResult:
+        """The result of a request that got just what its placement says."""
+        outputs: list[ItemOutput] = []
+        for output, (span, _, needed) in prepared.targets.items():
+            assert span is not None and needed is not None, "promised only when complete"
+            shape = self._placements.full_shape(prepared.rows, self._spec.outputs[output])
+            outputs.append(ItemOutput(output, list(shape), needed, span.offset))
+        return ItemResult(outputs=outputs)
 
     def _checked(self, output: int, result: Tensor | None, rows: int) -> Tensor:
         tensor = self._spec.outputs[output]
@@ -84,85 +97,81 @@ class OutputWriter:
             )
         return result
 
-    def _share(self, output: int, jobs: Sequence[Job], result: Tensor, pieces: list[dict[int, Piece]]) -> None:
-        """Gives every job that wants the output its piece, or its error where the piece does not fit."""
-        shapes, sizes, packed = self._bytes(output, jobs, result)
-        start = 0
-        for job, shape, size, share in zip(jobs, shapes, sizes, pieces, strict=True):
-            target = job.prepared.targets.get(output)
-            if target is not None:
-                if target.span is not None and size > target.capacity:
-                    job.error = job.error or too_small(self._spec, output, size, target.capacity)
-                else:
-                    share[output] = Piece(target, shape, start, start + size, packed)
-            start += size
-
-    def _bytes(self, output: int, jobs: Sequence[Job], result: Tensor) -> tuple[list[list[int]], list[int], Octets]:
-        """Per job the shape and the size of its rows, and all of them as bytes."""
+    def _share(self, output: int, jobs: Sequence[Job], result: Tensor) -> Share:
         shape = list(result.shape)
         shapes = [shape] if len(jobs) == 1 else [[job.prepared.rows, *shape[1:]] for job in jobs]
         datatype = self._spec.outputs[output].datatype
-        if datatype != "BYTES":
+        if datatype == "BYTES":
+            values = iter(result.ravel().tolist())
+            texts = [serialize_bytes(islice(values, elements(shape))) for shape in shapes]
+            sizes = [len(text) for text in texts]
+            packed = np.frombuffer(b"".join(texts), np.uint8)
+        else:
+            row_bytes = ITEM_BYTES[datatype] * elements(shape[1:])
+            sizes = [result.nbytes] if len(jobs) == 1 else [job.prepared.rows * row_bytes for job in jobs]
             packed = np.ascontiguousarray(result).reshape(-1).view(np.uint8)
-            return shapes, [ITEM_BYTES[datatype] * elements(shape) for shape in shapes], packed
-        values = iter(result.ravel().tolist())
-        texts = [serialize_bytes(islice(values, elements(shape))) for shape in shapes]
-        return shapes, [len(text) for text in texts], np.frombuffer(b"".join(texts), np.uint8)
+        return Share(shapes, [0, *accumulate(sizes[:-1])], sizes, packed)
 
-    def _write(self, output: int, jobs: Sequence[Job], pieces: list[dict[int, Piece]], account: Account) -> None:
+    def _check_room(self, output: int, jobs: Sequence[Job], share: Share) -> None:
+        for job, size in zip(jobs, share.sizes, strict=True):
+            target = job.prepared.targets.get(output)
+            if target is not None and target.span is not None and size > target.capacity and job.error is None:
+                job.error = too_small(self._spec, output, size, target.capacity)
+
+    def _write(self, output: int, jobs: Sequence[Job], share: Share, account: Account) -> None:
         """Copies what belongs into slots, one copy per run."""
         writers: list[Job] = []
         spans: list[Span] = []
         starts: list[int] = []
-        packed = None
-        for job, share in zip(jobs, pieces, strict=True):
-            piece = share.get(output)
-            if piece is not None and piece.target.span is not None and job.error is None:
-                packed = piece.packed
+        for job, start, size in zip(jobs, share.starts, share.sizes, strict=True):
+            target = job.prepared.targets.get(output)
+            if target is not None and target.span is not None and job.error is None:
                 writers.append(job)
-                spans.append(piece.target.span._replace(byte_size=piece.end - piece.start))
-                starts.append(piece.start)
-        if packed is None:
-            return
+                spans.append(target.span if target.needed is not None else target.span._replace(byte_size=size))
+                starts.append(start)
         runs = merge(spans, self._regions.isolated, starts)
-        for first, error in scatter(self._regions, runs, packed).items():
+        for first, error in scatter(self._regions, runs, share.packed).items():
             writers[first].error = error
         account.copied("scatter", len(runs), sum(run.byte_size for run in runs))
 
-    def _finish(self, job: Job, share: dict[int, Piece], account: Account) -> Outcome:
-        if job.error is None:
-            try:
-                return self._outcome(job, share, account)
-            except PenstockError as error:
-                job.error = error
-            except OSError as error:  # whatever else the machine refuses costs this request, and not the descriptors of others
-                job.error = MachineError(f"no memory for unplaced outputs: {error}")
-        return failure(job.error), None
-
-    def _outcome(self, job: Job, share: dict[int, Piece], account: Account) -> Outcome:
-        outputs: list[ItemOutput] = []
-        unplaced: list[tuple[int, Piece]] = []
-        size = 0
-        for output in job.prepared.targets:
-            piece = share[output]
-            if piece.target.span is not None:
-                offset = piece.target.span.offset
-            else:
-                offset = aligned(size)
-                size = offset + piece.end - piece.start
-                unplaced.append((offset, piece))
-            outputs.append(ItemOutput(output, piece.shape, piece.end - piece.start, offset))
-        if not unplaced:
-            return ItemResult(outputs=outputs), None
-        fd = create_memfd(f"penstock-{self._spec.name}", max(size, 1))
+    def _finish(self, at: int, job: Job, shares: dict[int, Share], account: Account) -> None:
+        if job.error is not None:
+            return
         try:
-            for offset, piece in unplaced:
-                _write_all(fd, piece.packed[piece.start : piece.end], offset)
+            self._describe(at, job, shares, account)
+        except PenstockError as error:
+            job.error = error
+        except OSError as error:  # whatever else the machine refuses costs this request, and not the descriptors of others
+            job.error = MachineError(f"no memory for unplaced outputs: {error}")
+
+    def _describe(self, at: int, job: Job, shares: dict[int, Share], account: Account) -> None:
+        """Sets the job's result, and writes its unplaced outputs to a memfd of exactly their size."""
+        outputs: list[ItemOutput] = []
+        unplaced: list[tuple[int, Octets]] = []
+        total = 0
+        for output, target in job.prepared.targets.items():
+            shapes, starts, sizes, packed = shares[output]
+            if target.span is not None:
+                offset = target.span.offset
+            else:
+                offset = aligned(total)
+                total = offset + sizes[at]
+                unplaced.append((offset, packed[starts[at] : starts[at] + sizes[at]]))
+            outputs.append(ItemOutput(output, shapes[at], sizes[at], offset))
+        if unplaced:
+            job.fd = self._memfd(total, unplaced)
+            account.copied("scatter", len(unplaced), sum(content.size for _, content in unplaced))
+        job.item = ItemResult(outputs=outputs, fds=len(unplaced[:1]))
+
+    def _memfd(self, byte_size: int, contents: Sequence[tuple[int, Octets]]) -> int:
+        fd = create_memfd(f"penstock-{self._spec.name}", max(byte_size, 1))
+        try:
+            for offset, content in contents:
+                _write_all(fd, content, offset)
         except OSError:
             os.close(fd)
             raise
-        account.copied("scatter", len(unplaced), sum(piece.end - piece.start for _, piece in unplaced))
-        return ItemResult(outputs=outputs, fds=1), fd
+        return fd
 
 
 def failure(error: PenstockError) -> ItemResult:

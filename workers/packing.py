@@ -47,18 +47,32 @@ def merge(spans: Sequence[Span], apart: Container[int] = (), starts: Sequence[in
     mappings may happen to touch in the address space: only bytes of the same region are ever one run.
     """
     runs: list[Run] = []
-    position = 0
+    region, end, packed_end = -1, -1, 0  # of the run at hand, whose beginnings are below
+    offset = start = first = 0
     for at, span in enumerate(spans):
-        start = position if starts is None else starts[at]
-        position = start + span.byte_size
-        if runs:
-            last = runs[-1]
-            follows = last.region == span.region and last.offset + last.byte_size == span.offset
-            if follows and last.start + last.byte_size == start and span.region not in apart:
-                runs[-1] = last._replace(byte_size=last.byte_size + span.byte_size, spans=last.spans + 1)
-                continue
-        runs.append(Run(span.region, span.offset, span.byte_size, start, at, 1))
+        number, begin, _, byte_size = span
+        packed_begin = packed_end if starts is None else starts[at]
+        if number != region or begin != end or packed_begin != packed_end or number in apart:
+            if at:
+                runs.append(Run(region, offset, end - offset, start, first, at - first))
+            region, offset, start, first = number, begin, packed_begin, at
+        end, packed_end = begin + byte_size, packed_begin + byte_size
+    if spans:
+        runs.append(Run(region, offset, end - offset, start, first, len(spans) - first))
     return runs
+
+
+def is_one_run(spans: Sequence[Span], apart: Container[int] = ()) -> bool:
+    """Whether `merge` would find one run; says no at the first gap."""
+    region, end, _, byte_size = spans[0]
+    end += byte_size
+    if len(spans) > 1 and region in apart:
+        return False
+    for number, begin, _, byte_size in spans[1:]:
+        if number != region or begin != end:
+            return False
+        end += byte_size
+    return True
 
 
 def aligned(offset: int, alignment: int = 64) -> int:

@@ -6,7 +6,6 @@ A client that reuses a slot sends the same bytes again: its request then finds i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -36,7 +35,7 @@ class Target(NamedTuple):
 class Prepared:
     """One placement, ready for execution."""
 
-    __slots__ = ("is_complete", "regions", "rows", "shapes", "spans", "targets", "work")
+    __slots__ = ("is_complete", "regions", "row_shapes", "rows", "shapes", "spans", "targets", "wanted", "work")
 
     def __init__(
         self, rows: int, shapes: list[Shape], spans: list[Span], targets: dict[int, Target], is_complete: bool
@@ -45,8 +44,11 @@ class Prepared:
         #: full shapes and places of the inputs
         self.shapes = shapes
         self.spans = spans
+        #: the shapes without their first dimension: those of one batch must be equal
+        self.row_shapes = [shape[1:] for shape in shapes]
         #: the wanted outputs, by their position in the spec, in the order in which they were asked for
         self.targets = targets
+        self.wanted = tuple(sorted(targets))
         #: the broker knows beforehand what the outputs will be
         self.is_complete = is_complete
         #: execution straight on the request's own memory; None where something must be copied first or after
@@ -192,12 +194,10 @@ def too_small(spec: ModelSpec, output: int, needed: int, capacity: int) -> Penst
     )
 
 
-def same_shapes(first: Sequence[Shape], other: Sequence[Shape], spec: ModelSpec) -> PenstockError | None:
-    """Why two requests cannot share a batch, or None. All dims but the batch dimension must be equal."""
-    for tensor, expected, shape in zip(spec.inputs, first, other, strict=True):
-        if expected[1:] != shape[1:]:
-            return BrokerError(
-                f"input '{tensor.name}' of model '{spec.name}' has shape {list(shape)} in a batch of shape {list(expected)}",
-                Code.INTERNAL,
-            )
-    return None
+def misfit(first: Prepared, other: Prepared, spec: ModelSpec) -> PenstockError:
+    """Why two placements of unequal row_shapes cannot share a batch."""
+    at = next(at for at, shape in enumerate(other.row_shapes) if shape != first.row_shapes[at])
+    shape, expected = list(other.shapes[at]), list(first.shapes[at])
+    return BrokerError(
+        f"input '{spec.inputs[at].name}' of model '{spec.name}' has shape {shape} in a batch of shape {expected}", Code.INTERNAL
+    )

@@ -92,7 +92,7 @@ class _Scanner:
         opening = self._tokens.pop()[0] if self._tokens else ""
         if opening in _CLOSING:
             self.message(path + ".", _CLOSING[opening])
-        elif opening == "-":
+        elif opening == "-" and self._tokens:
             self._tokens.pop()
         while opening[:1] in ("'", '"') and self._tokens and self._tokens[-1][0][:1] in ("'", '"'):
             self._tokens.pop()  # neighbouring strings are one value

@@ -52,7 +52,8 @@ def _explained(error: TextError, text: str, file: str) -> CallerError:
 def _unknown_key(mistake: _Mistake) -> str:
     message, key = mistake.found
     known = schema.keys_of(message)
-    where = "" if message.endswith(".ModelConfig") else f" in {mistake.key}" if mistake.key else ""
+    owner = next((field.path for field in schema.schema_fields() if field.message == message), "")
+    where = f" in {owner}" if owner else ""
     near = difflib.get_close_matches(key, known, 1, 0.7)
     if near:
         return f"unknown key '{key}'{where}; did you mean '{near[0]}'?"
@@ -94,7 +95,7 @@ def _expected_sign(mistake: _Mistake) -> str:
     if sign == "{":
         return f"key '{mistake.key}' takes a block in braces, {{ ... }}, got {got or 'the end of the file'}"
     if sign in ("}", ">"):
-        return f"a block is not closed: expected '{sign}'" + (f" before {got}" if got else " before the end of the file")
+        return f"a block is not closed: '{sign}' is missing after this"
     if sign == ",":
         return f"the list of key '{mistake.key}' is not closed: expected ',' or ']', got {got or 'the end of the line'}"
     return f"expected '{sign}', got {got or 'the end of the line'}"

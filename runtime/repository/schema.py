@@ -67,7 +67,7 @@ class SchemaField(NamedTuple):
     """A key of the schema by its dotted path, e.g. `dynamic_batching.preferred_batch_size`."""
 
     path: str
-    is_message: bool
+    message: str  # the full name of the message it holds, in a map that of its values; "" for a plain value
 
 
 def empty_config() -> Proto:
@@ -121,9 +121,9 @@ def schema_fields() -> Iterator[SchemaField]:
 def _schema_fields(descriptor: Any, prefix: str, outer: frozenset[str]) -> Iterator[SchemaField]:
     for field in descriptor.fields:
         inner = field.message_type
-        yield SchemaField(prefix + field.name, inner is not None)
         if _is_map(field):
             inner = inner.fields_by_name["value"].message_type
+        yield SchemaField(prefix + field.name, inner.full_name if inner else "")
         if inner is not None and inner.full_name not in outer:
             yield from _schema_fields(inner, f"{prefix}{field.name}.", outer | {inner.full_name})
 

@@ -13,16 +13,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 
 from penstock.clients import Client
 
 PROGRAMS = Path(__file__).parent / "programs"
 LINKS = ("local", "zmq")
 START_S = 30.0
+
+Memory = set[tuple[int, int]]
+"""Objects of shared memory, as (device, inode)."""
 
 CONFIG = """
 name: "{name}"
@@ -54,15 +58,18 @@ def add_model(
 class RunningBroker:
     """`penstock serve` in a process of its own, on both links. A context manager: nothing of it is left behind."""
 
-    def __init__(self, folder: Path, repository: Path, *options: str) -> None:
+    def __init__(self, folder: Path, repository: Path, *options: str, command: str = "serve") -> None:
         self.folder = folder
         self.addresses = {"local": f"unix://{folder}/broker.sock", "zmq": f"ipc://{folder}/broker.zmq"}
         self._repository = repository
         self._options = options
+        self._command = command
         self.process: subprocess.Popen[str] | None = None
+        self.said: dict[str, Any] = {}  # what it said when it was ready
 
     def __enter__(self) -> RunningBroker:
-        self.start()
+        if self.process is None:  # else it was launched before, and is waited for later
+            self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,18 +77,26 @@ class RunningBroker:
 
     def start(self) -> None:
         """Starts it and waits until it says that it serves. Its log goes to broker.log in its folder."""
-        command = [sys.executable, "-m", "penstock.clients.cli", "serve", str(self._repository), "--json", *self._options]
+        self.launch()
+        self.wait_until_ready()
+
+    def launch(self) -> None:
+        """Starts it and does not wait."""
+        command = [sys.executable, "-m", "penstock.clients.cli", self._command, str(self._repository), "--json", *self._options]
         for address in self.addresses.values():
             command += ["--address", address]
         with (self.folder / "broker.log").open("a") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, text=True)
-        assert self.process.stdout is not None
+
+    def wait_until_ready(self) -> None:
+        """Waits until it says that every model is loaded, or has failed to be."""
+        assert self.process is not None and self.process.stdout is not None
         readable, _, _ = select.select([self.process.stdout], [], [], START_S)
         line = self.process.stdout.readline() if readable else ""
         if not line:
             self.kill()
             raise AssertionError(f"the broker did not start:\n{self.log()}")
-        self.said: dict[str, Any] = json.loads(line)
+        self.said = json.loads(line)
 
     @property
     def pid(self) -> int:
@@ -95,6 +110,11 @@ class RunningBroker:
     def workers(self) -> list[int]:
         """The pids of its children."""
         return children_of(self.pid)
+
+    def memory(self) -> Memory:
+        """What client memory the broker, its workers and /dev/shm hold together."""
+        held = [memory_of(pid) for pid in (self.pid, *self.workers())]
+        return set().union(*held) | named_memory()
 
     def client(self, link: str, **options: Any) -> Client:
         """A client of this process."""
@@ -160,6 +180,17 @@ class Program:
         self.process.stdin.close()
 
 
+class Held(NamedTuple):
+    """A batch of `rows` rows that is being executed, and stays so until it is let go."""
+
+    rows: int
+    sock: socket.socket
+
+    def let_go(self) -> None:
+        """Lets it finish."""
+        self.sock.sendall(b"x")
+
+
 class Barrier:
     """The other side of the fake backend's barrier mode: batches report here and wait to be let go."""
 
@@ -170,26 +201,39 @@ class Barrier:
         self._listener.listen(64)
         self._listener.settimeout(START_S)
         self._held: list[socket.socket] = []
+        self._opener: threading.Thread | None = None
 
     def __enter__(self) -> Barrier:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # ends an accept that another thread is in
+        if self._opener is not None:
+            self._opener.join()
         for held in self._held:
             held.close()
         self._listener.close()
+        self.path.unlink()
 
-    def entered(self) -> socket.socket:
+    def entered(self) -> Held:
         """Waits until a batch is being executed; returns what holds it."""
         held, _ = self._listener.accept()
-        held.settimeout(START_S)
-        assert held.recv(100).startswith(b"entered")
         self._held.append(held)
-        return held
+        held.settimeout(START_S)
+        word, rows = held.recv(100).split()
+        assert word == b"entered"
+        return Held(int(rows), held)
 
-    def let_go(self, held: socket.socket) -> None:
-        """Lets one batch finish."""
-        held.sendall(b"x")
+    def open(self) -> None:
+        """From now on every batch passes."""
+        self._opener = threading.Thread(target=self._pass_all)
+        self._opener.start()
+
+    def _pass_all(self) -> None:
+        with suppress(OSError):
+            while True:
+                self.entered().let_go()
 
 
 def eventually(condition: Callable[[], bool], within_s: float, what: str) -> float:
@@ -208,25 +252,50 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
 
 
-def inodes_in_use(pid: int) -> set[int]:
-    """Inodes of everything a process has mapped from memory or holds a descriptor of (memfd and /dev/shm only)."""
-    found: set[int] = set()
-    try:
+def memory_of(pid: int) -> Memory:
+    """All shared memory (memfd and /dev/shm) that a process has mapped or holds a descriptor of; nothing if it is dead."""
+    found: Memory = set()
+    with suppress(FileNotFoundError, ProcessLookupError):
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
             fields = line.split(maxsplit=5)
-            if len(fields) == 6 and ("/memfd:" in fields[5] or "/dev/shm/" in fields[5]):  # noqa: S108 - as the kernel writes it
-                found.add(int(fields[4]))
+            if len(fields) == 6 and _is_shared_memory(fields[5]):
+                major, minor = (int(number, 16) for number in fields[3].split(":"))
+                found.add((os.makedev(major, minor), int(fields[4])))
         for entry in os.listdir(f"/proc/{pid}/fd"):
             path = f"/proc/{pid}/fd/{entry}"
-            try:
-                target = os.readlink(path)
-                if "/memfd:" in target or target.startswith("/dev/shm/"):  # noqa: S108
-                    found.add(os.stat(path).st_ino)
-            except FileNotFoundError:
-                continue  # closed meanwhile
-    except (FileNotFoundError, ProcessLookupError):
-        return set()
+            with suppress(FileNotFoundError):  # closed meanwhile
+                if _is_shared_memory(os.readlink(path)):
+                    status = os.stat(path)
+                    found.add((status.st_dev, status.st_ino))
     return found
+
+
+def named_memory() -> Memory:
+    """What /dev/shm lists."""
+    found: Memory = set()
+    for entry in os.scandir("/dev/shm"):
+        with suppress(FileNotFoundError):
+            status = entry.stat()
+            found.add((status.st_dev, status.st_ino))
+    return found
+
+
+def _is_shared_memory(path: str) -> bool:
+    return "/memfd:" in path or path.startswith("/dev/shm/")
+
+
+def resident_bytes(pid: int) -> int:
+    """How much memory a process has of its own, without what it shares."""
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("RssAnon:"))
+    return int(line.split()[1]) * 1024
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; a dead one that nobody has reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @contextmanager
@@ -237,3 +306,26 @@ def stopped(pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def rows(*values: float) -> dict[str, np.ndarray[Any, Any]]:
+    """Inputs for one of the models above: a row for each value."""
+    return {"x": np.array([[value, -value] for value in values], np.float32)}
+
+
+def answer(result: Any) -> list[float]:
+    """The values that `rows` was given, as they came back."""
+    y = result.outputs["y"]
+    assert (y[:, 1] == -y[:, 0]).all(), y
+    return [float(value) for value in y[:, 0]]
+
+
+def instance(client: Client, model: str) -> dict[str, Any] | None:
+    """The model's first instance as `penstock status` shows it."""
+    return next((each for each in client.status()["instances"] if each["model"] == model), None)
+
+
+def ready_pid(client: Client, model: str) -> int:
+    """The pid of the model's instance, 0 while it has none that is ready."""
+    found = instance(client, model)
+    return int(found["pid"]) if found is not None and found["state"] == "ready" else 0

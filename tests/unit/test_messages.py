@@ -24,7 +24,9 @@ from penstock.ipc.messages import (
 )
 
 UNIONS: dict[str, Any] = {"FromClient": FromClient, "ToClient": ToClient, "ToWorker": ToWorker, "FromWorker": FromWorker}
-ALL_MESSAGES = [kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message]
+ALL_MESSAGES = [
+    kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
+]
 
 
 @pytest.mark.parametrize("kind", ALL_MESSAGES, ids=lambda kind: kind.__name__)

@@ -56,7 +56,7 @@ def test_an_array_without_a_datatype_is_refused(dtype: object) -> None:
 
 
 def test_an_unknown_datatype_is_named_with_the_known_ones() -> None:
-    with pytest.raises(CallerError, match="'FP8'.*FP16"):
+    with pytest.raises(CallerError, match=r"'FP8'.*FP16"):
         numpy_dtype("FP8")
 
 
@@ -100,7 +100,10 @@ def test_text_becomes_utf8() -> None:
 
 
 def test_a_shape_is_kept() -> None:
-    assert deserialize_bytes(memoryview(serialize_bytes([b"a", b"", b"c", b"d"])), [2, 2], "x").tolist() == [[b"a", b""], [b"c", b"d"]]
+    assert deserialize_bytes(memoryview(serialize_bytes([b"a", b"", b"c", b"d"])), [2, 2], "x").tolist() == [
+        [b"a", b""],
+        [b"c", b"d"],
+    ]
 
 
 @pytest.mark.parametrize(

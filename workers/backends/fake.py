@@ -10,9 +10,10 @@ Every mode computes what identity computes, from packed tensors. Parameters of t
                    failing_items   fails the requests that have a row whose first element is NaN, and only those
                    hanging         never returns
                    dying           sends itself `signal` (a number, default 9)
+                   forking         leaves a child behind that has inherited everything and waits until it is killed
                    barrier         connects to the unix stream socket `barrier_path`, writes "entered ROWS\n" and goes on
                                    when it has received one byte (or the other end has closed)
-    at             where failing, hanging and dying happen: load, warm_up or execute (the default)
+    at             where it misbehaves: load, warm_up or execute (the default)
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Fake(Backend):
             "failing_items": self._fail_items,
             "hanging": self._hang,
             "dying": self._die,
+            "forking": self._fork,
             "barrier": self._wait_at_barrier,
         }
         self._misbehave = self._modes["echo"]
@@ -116,6 +118,11 @@ class Fake(Backend):
     def _die(self, _work: Work | None) -> None:
         os.kill(os.getpid(), int(self._parameters.get("signal", str(int(signal.SIGKILL)))))
         threading.Event().wait(10)  # signals are delivered asynchronously; a signal that does not kill is a mistake
+
+    def _fork(self, _work: Work | None) -> None:
+        if os.fork() == 0:
+            while True:
+                signal.pause()
 
     def _wait_at_barrier(self, work: Work | None) -> None:
         rows = 0 if work is None else sum(work.rows_of)

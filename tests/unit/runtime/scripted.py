@@ -93,6 +93,9 @@ class ScriptedProcess:
     def kill(self) -> None:
         self.killed = True
 
+    def ends(self, within_s: float) -> bool:
+        return self.killed
+
     def close(self) -> str:
         return "died (signal 9)" if self.killed else "exited with status 0"
 
@@ -167,7 +170,7 @@ class ScriptedBroker:
 
     def client(self) -> Session:
         """A client that has said hello and registered a region "r" of 4096 bytes."""
-        session = self.core.open_session(ScriptedLink(), Peer(os.getpid(), os.getuid(), os.getgid(), None), takes_fds=True)
+        session = self.core.reception.open(ScriptedLink(), Peer(os.getpid(), os.getuid(), os.getgid(), None), takes_fds=True)
         self.say(session, Hello(os.urandom(16)))
         self.register(session, "r")
         link_of(session).take()
@@ -178,7 +181,7 @@ class ScriptedBroker:
         self.say(session, Register(900, name, "memfd", byte_size, fds=1))
 
     def say(self, session: Session, *messages: Any) -> None:
-        self.core.receive(session, messages)
+        self.core.reception.receive(session, messages)
         self.settle()
 
     def infer(self, session: Session, rows: int = 1, slot: int = 0, model: str = "echo", **fields: Any) -> int:

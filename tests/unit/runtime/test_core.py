@@ -34,8 +34,8 @@ def broker() -> Iterator[ScriptedBroker]:
     made = ScriptedBroker()
     yield made
     made.core.check_invariants()
-    for session in list(made.core.sessions.values()):
-        made.core.end_session(session, "test over")
+    for session in list(made.core.reception.sessions.values()):
+        made.core.reception.end(session, "test over")
     for region in list(made.core.regions):
         os.close(region.fd)
 
@@ -189,7 +189,7 @@ def test_a_session_may_not_have_more_in_flight_than_it_was_told() -> None:
     client = broker.client()
     requests = [broker.infer(client, slot=slot) for slot in range(3)]
     assert outcomes(client) == [(requests[2], "OVERLOADED")]
-    broker.core.end_session(client, "test over")
+    broker.core.reception.end(client, "test over")
     for batch in broker.batches():
         broker.finish(batch)
     assert len(broker.core.regions) == 0
@@ -205,7 +205,7 @@ def test_a_client_that_does_not_read_is_ended_when_its_replies_pile_up() -> None
 
 
 def test_a_client_must_say_hello_first_and_once(broker: ScriptedBroker) -> None:
-    stranger = broker.core.open_session(type(link_of(broker.client()))(), None, takes_fds=False)
+    stranger = broker.core.reception.open(type(link_of(broker.client()))(), None, takes_fds=False)
     broker.say(stranger, Query(5, "status"))
     (failed,) = link_of(stranger).take(Failed)
     assert "Hello" in failed.message
@@ -226,7 +226,7 @@ def test_the_watchdog_kills_a_worker_whose_batch_runs_too_long() -> None:
     broker.die()
     (failed,) = link_of(client).take(Failed)
     assert failed.id == request and "500.0 ms" in failed.message
-    broker.core.end_session(client, "test over")
+    broker.core.reception.end(client, "test over")
 
 
 def test_every_instance_of_a_model_is_started_and_told_its_spec() -> None:

@@ -86,6 +86,7 @@ def test_a_batch_that_cannot_grow_goes_to_a_busy_instance_and_one_that_can_does_
     policy = Policy(8, True)
     assert not decided([8], policy).grows
     assert decided([7], policy).grows
+    assert not decided([2, 2, 2], Policy(8, True, (4,), DELAY_NS), DELAY_NS).grows, "Triton does not let it grow further"
 
 
 def test_a_held_batch_names_the_end_of_its_delay_counted_from_the_oldest() -> None:

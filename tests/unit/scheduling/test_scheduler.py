@@ -165,6 +165,15 @@ def test_a_preferred_prefix_goes_and_the_rest_is_the_next_batch(broker: Broker) 
     assert broker.sent() == [[0, 1, 2], [3, 4, 5]]
 
 
+def test_what_is_overdue_goes_together_beyond_the_largest_preferred_size(broker: Broker) -> None:
+    broker.add_model(1, Policy(8, True, (2,), 1 * MS))
+    for number in range(5):
+        broker.arrive(number)
+    broker.advance(1 * MS)
+    broker.add_instance(1, 1)
+    assert (broker.sent(), broker.closed()) == ([[0, 1, 2, 3, 4]], ["delay"])
+
+
 def test_other_shapes_close_a_batch(broker: Broker) -> None:
     broker.add_model(1, PATIENT, 1)
     broker.arrive(1, shape_key=(8,))

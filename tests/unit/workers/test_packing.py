@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.workers.packing import Run, Span, address_order, aligned, merge
+from penstock.workers.packing import Run, Span, address_order, aligned, is_one_run, merge
 
 BASE = 0x7F00_0000_0000
 
@@ -38,7 +38,10 @@ def test_the_same_bytes_twice_are_two_runs() -> None:
 
 
 def test_regions_apart_are_never_merged() -> None:
-    assert len(merge([span(0, 8), span(8, 8)], apart={1})) == 2
+    neighbours = [span(0, 8), span(8, 8)]
+    assert len(merge(neighbours, apart={1})) == 2
+    assert not is_one_run(neighbours, apart={1})
+    assert is_one_run(neighbours[:1], apart={1})
 
 
 def test_a_gap_in_the_packed_tensor_starts_a_new_run() -> None:
@@ -65,6 +68,7 @@ def test_runs_say_of_every_byte_where_it_comes_from(pieces: list[tuple[int, int,
     spans = [span(offset, size, region) for region, offset, size in pieces]
     runs = merge(spans)
     assert sum(run.spans for run in runs) == len(spans)
+    assert not spans or is_one_run(spans) == (len(runs) == 1)
     packed = b"".join(memory[run.region][run.offset : run.offset + run.byte_size] for run in runs)
     assert packed == b"".join(memory[region][offset : offset + size] for region, offset, size in pieces)
     at = 0
