@@ -45,6 +45,7 @@ class Connection:
         self._turns = Turns()
         self._watch = Watch(link.fileno())
         self._last_resort = LastResort(self, welcome.lease_s / 3)
+        self._closing = False
         self._forked = False
 
     def __repr__(self) -> str:
@@ -264,13 +265,14 @@ class Connection:
     def close(self) -> None:
         """Says goodbye; what is in flight ends with an error. Idempotent."""
         if not self._forked:
+            self._closing = True  # the broker may hang up before we do
             self._outbox.put(Goodbye())
             self._push(patient=True)
             self._lose(None)
 
     def _lose(self, reason: Exception | None) -> None:
         """The connection has ended. Everybody is told, at once."""
-        make_error = _closed if reason is None else _lost(self.address, reason)
+        make_error = _closed if self._closing or reason is None else _lost(self.address, reason)
         with self._lock:
             if self.lost is not None:
                 return

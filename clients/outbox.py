@@ -38,10 +38,9 @@ class Outbox:
 
     def push(self, patient: bool = False) -> list[tuple[Message, PenstockError]]:
         """Sends what is there, unless another thread is sending: that one looks again when it has let go.
-        `patient`: waits for it, so that all is sent afterwards.
 
-        Returns the messages that could not be sent for reasons of their own. Raises LinkClosed, and PenstockError when the
-        connection cannot go on.
+        `patient` waits for that thread instead. Returns the messages that could not be sent for reasons of their own.
+        Raises LinkClosed, and PenstockError when the connection cannot go on.
         """
         refused: list[tuple[Message, PenstockError]] = []
         while (self._waiting or self.stuck) and self._sending.acquire(blocking=patient):

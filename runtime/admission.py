@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from typing import Sequence
+from collections.abc import Sequence
 
 from ..ipc.errors import CallerError, Code, invalid
 from ..ipc.messages import Infer, Register
@@ -28,11 +28,9 @@ def register(regions: RegionRegistry, session: Session, message: Register, fds: 
         )
     if message.byte_size == 0:
         raise invalid(f"region '{message.name}': byte_size must be at least 1, got 0")
-    if message.kind == "memfd":
-        fd = _memfd(message, fds)
-    else:
-        fd = _system(message, fds, session.peer.uid)
-    region = regions.add(message.name, message.kind, fd, message.offset, message.byte_size, message.kind == "memfd")
+    is_memfd = message.kind == "memfd"
+    fd = _memfd(message, fds) if is_memfd else _system(message, fds, session.peer.uid)
+    region = regions.add(message.name, message.kind, fd, message.offset, message.byte_size, sealed=is_memfd)
     session.regions.add(region)
 
 
@@ -108,7 +106,7 @@ def _store_inline(regions: RegionRegistry, parts: Sequence[bytes], sizes: Sequen
         total += -(-size // ALIGNMENT) * ALIGNMENT
     fd = create_memfd("penstock-inline", max(total, ALIGNMENT))
     try:
-        for part, offset in zip(parts, offsets):
+        for part, offset in zip(parts, offsets, strict=True):
             _write(fd, part, offset)
     except OSError:
         os.close(fd)

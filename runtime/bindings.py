@@ -10,7 +10,7 @@ Rules and texts are those of Triton's core where it has them (its infer_request.
 
 from __future__ import annotations
 
-from typing import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import msgspec
 
@@ -94,7 +94,7 @@ def bind(
     _check_sizes(model, tensors, parts)
     spans, slots = _place_outputs(model, names, places, rows)
     regions = _input_regions(model, names, ordered)
-    _check_overlaps(model, [_Span(t.name, r, t.offset, t.byte_size) for t, r in zip(ordered, regions) if r], spans)
+    _check_overlaps(model, [_Span(t.name, r, t.offset, t.byte_size) for t, r in zip(ordered, regions, strict=True) if r], spans)
     slices = _slices(ordered, regions, _store_inline(tensors, parts, inline))
     used = {region.number: region for region, _ in slices} | {span_region.number: span_region for span_region in slots.regions}
     item = Placement(rows, [piece for _, piece in slices], slots.slices)
@@ -152,10 +152,11 @@ def _listed(names: Sequence[str] | dict[str, int]) -> str:
 def _check_shapes(model: ServedModel, ordered: list[InputTensor]) -> int:
     """Datatypes and shapes of all inputs; returns the rows (1 for a model without batch dimension)."""
     rows = 0
-    for spec, tensor in zip(model.spec.inputs, ordered):
+    for spec, tensor in zip(model.spec.inputs, ordered, strict=True):
         if tensor.datatype != spec.datatype:
             raise invalid(
-                f"inference input '{spec.name}' data-type is '{tensor.datatype}', but model '{model.name}' expects '{spec.datatype}'"
+                f"inference input '{spec.name}' data-type is '{tensor.datatype}', but model '{model.name}' "
+                f"expects '{spec.datatype}'"
             )
         shape = tensor.shape
         if model.batches:
@@ -177,12 +178,13 @@ def _check_shapes(model: ServedModel, ordered: list[InputTensor]) -> int:
 
 
 def _fits(dims: list[int], shape: list[int]) -> bool:
-    return len(dims) == len(shape) and all(dim in (-1, size) for dim, size in zip(dims, shape))
+    return len(dims) == len(shape) and all(dim in (-1, size) for dim, size in zip(dims, shape, strict=True))
 
 
 def _shape_text(model: ServedModel, spec: TensorSpec, shape: list[int]) -> str:
     expected = ([-1] if model.batches else []) + spec.dims
-    text = f"unexpected shape for input '{spec.name}' for model '{model.name}'. Expected [{_numbers(expected)}], got [{_numbers(shape)}]."
+    where = f"input '{spec.name}' for model '{model.name}'"
+    text = f"unexpected shape for {where}. Expected [{_numbers(expected)}], got [{_numbers(shape)}]."
     if model.batches:
         text += (
             " NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to each"
@@ -222,7 +224,8 @@ def _input_regions(model: ServedModel, names: RegionNames, ordered: list[InputTe
 def _check_bounds(asker: str, region: Region, offset: int, size: int) -> None:
     if offset > region.byte_size:
         raise invalid(
-            f"{asker}: Invalid offset for shared memory region: '{region.name}' has {region.byte_size} bytes, offset is {offset}"
+            f"{asker}: Invalid offset for shared memory region: "
+            f"'{region.name}' has {region.byte_size} bytes, offset is {offset}"
         )
     if offset + size > region.byte_size:
         raise invalid(
@@ -241,7 +244,8 @@ def _place_outputs(
         position = model.output_position.get(place.name)
         if position is None:
             raise invalid(
-                f"unexpected inference output '{place.name}' for model '{model.name}'; its outputs are {_listed(model.output_position)}"
+                f"unexpected inference output '{place.name}' for model '{model.name}'; "
+                f"its outputs are {_listed(model.output_position)}"
             )
         if not place.region:
             slots.slices.append(OutputSlice(position, -1, 0, 0))
@@ -277,17 +281,15 @@ def _store_inline(tensors: list[InputTensor], parts: Sequence[int], inline: Inli
         return {}
     region, offsets = inline(parts)
     brought = [tensor.name for tensor in tensors if not tensor.region]
-    return {name: (region, offset, size) for name, offset, size in zip(brought, offsets, parts)}
+    return {name: (region, offset, size) for name, offset, size in zip(brought, offsets, parts, strict=True)}
 
 
 def _slices(
     ordered: list[InputTensor], regions: list[Region | None], stored: dict[str, tuple[Region, int, int]]
 ) -> list[tuple[Region, InputSlice]]:
     slices: list[tuple[Region, InputSlice]] = []
-    for tensor, region in zip(ordered, regions):
-        offset, size = tensor.offset, tensor.byte_size
-        if region is None:
-            region, offset, size = stored[tensor.name]
+    for tensor, named in zip(ordered, regions, strict=True):
+        region, offset, size = stored[tensor.name] if named is None else (named, tensor.offset, tensor.byte_size)
         slices.append((region, InputSlice(region.number, offset, size, tensor.shape)))
     return slices
 
@@ -302,7 +304,7 @@ def _shape_key(model: ServedModel, ordered: list[InputTensor]) -> Hashable:
 def _predict(model: ServedModel, places: list[OutputPlace], slices: list[OutputSlice], rows: int) -> msgspec.Raw | None:
     """The reply's outputs, when all of them are placed and of known size; this mirrors BatchDone.items."""
     outputs: list[OutputTensor] = []
-    for place, piece in zip(places, slices):
+    for place, piece in zip(places, slices, strict=True):
         size = model.output_bytes(piece.output, rows)
         if size is None or piece.region < 0:
             return None

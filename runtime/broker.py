@@ -14,9 +14,10 @@ import logging
 import os
 import resource
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from ..ipc.addresses import parse_address
 from ..ipc.errors import BrokerError, PenstockError

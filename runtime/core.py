@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..ipc.errors import PenstockError
 from ..ipc.local import LinkClosed
@@ -197,7 +198,7 @@ class Core:
         return True
 
     def is_settled(self) -> bool:
-        """Whether the repositories have been read and each model whose workers this broker starts has been loaded, or given up."""
+        """Whether the repositories have been read, and each model whose workers this broker starts is loaded or given up."""
         if self.loading:
             return False
         return not self.settings.spawn_workers or all(model.state is not ModelState.LOADING for model in self.models)

@@ -6,7 +6,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from msgspec import Raw, structs
 
@@ -131,7 +132,11 @@ class Delivery:
         if item.code:
             self._fail(request, (item.code, item.message, item.fault), True, now_ns)
             return False
-        outputs = _output_tensors(request, item)
+        outputs = _output_tensors(request, item, fd is not None)
+        if outputs is None:
+            error = ("INTERNAL", f"a worker answered with outputs that were not asked for: {item!r:.200}", "model")
+            self._fail(request, error, True, now_ns)
+            return False
         brought: list[int] = []
         parts: list[bytes] = []
         if fd is not None and request.client.takes_fds:
@@ -207,11 +212,16 @@ def _results_by_number(requests: Sequence[Any], report: BatchDone, fds: list[int
     }
 
 
-def _output_tensors(request: InferRequest, item: ItemResult) -> list[OutputTensor]:
-    binding = request.binding
+def _output_tensors(request: InferRequest, item: ItemResult, has_descriptor: bool) -> list[OutputTensor] | None:
+    """The reply's outputs; None when the worker's answer does not fit what was asked for."""
+    model, places = request.binding.model, request.binding.places
+    if [output.output for output in item.outputs] != [model.output_position[place.name] for place in places]:
+        return None
+    if not has_descriptor and not all(place.region for place in places):
+        return None
     outputs: list[OutputTensor] = []
-    for place, output in zip(binding.places, item.outputs):
-        spec = binding.model.spec.outputs[output.output]
+    for place, output in zip(places, item.outputs, strict=True):
+        spec = model.spec.outputs[output.output]
         offset = place.offset if place.region else output.offset
         outputs.append(OutputTensor(spec.name, spec.datatype, output.shape, place.region, offset, output.byte_size))
     return outputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Protocol, Union
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..ipc.codec import FrameDecoder
 from ..ipc.errors import CallerError
@@ -24,7 +24,7 @@ log = logging.getLogger("penstock.broker")
 RETRY_NS = 5_000_000
 """ZeroMQ does not say when one peer's full pipe has room again, so those peers are tried again after this long."""
 
-FromAnyone = Union[FromClient, BatchDone, Loaded, LoadFailed, Ready]
+FromAnyone = FromClient | BatchDone | Loaded | LoadFailed | Ready
 """A local connection says in its Hello whether it is a client or a worker."""
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import select
-from typing import Callable
+from collections.abc import Callable
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 

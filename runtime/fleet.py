@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import heapq
 import logging
-from typing import Callable
+from collections.abc import Callable
 
 from ..ipc.errors import PenstockError
 from ..ipc.messages import Loaded, LoadFailed, LoadModel, Ready, Start, Stop

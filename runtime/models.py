@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any
 
 from ..ipc.errors import Code, ModelError, not_found
 from ..ipc.messages import ModelSpec, OutputPlace, TensorSpec

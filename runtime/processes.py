@@ -64,7 +64,7 @@ class SpawnedWorker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         command = [sys.executable, "-m", "penstock.workers", "--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
         with theirs:
-            self._child = subprocess.Popen(  # noqa: S603 - our own module, no shell
+            self._child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 pass_fds=(theirs.fileno(),),
             )  # fmt: skip

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Callable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ..ipc.errors import CallerError, Code, invalid
 from ..ipc.messages import Query, TensorSpec
@@ -100,7 +101,7 @@ class Queries:
         return self._core.models.summary()
 
     def _regions(self, session: Session, _query: Query) -> list[dict[str, Any]]:
-        """This session's regions; for a client of the broker's own uid (penstock regions) everybody's, with their owners."""
+        """The asking session's regions; for a client of the broker's own uid everybody's, with their owners."""
         if session.peer is None or session.peer.uid != os.geteuid():
             return [region.describe() for region in session.regions]
         return [

@@ -6,7 +6,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..ipc.codec import BadMessage
 from ..ipc.errors import BrokerError, CallerError, Code, MachineError, PenstockError, invalid

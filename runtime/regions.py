@@ -8,7 +8,8 @@ request at any worker uses it. Each registration gets a fresh number (its genera
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Iterator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ..ipc.errors import CallerError, Code, invalid, not_found
 from ..ipc.messages import MapRegion, UnmapRegion

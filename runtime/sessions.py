@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, Sequence
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from ..ipc.messages import Message
 from ..ipc.peers import Peer

@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from penstock.ipc.peers import peer_from_zmq, peer_of
-from penstock.ipc.processes import die_with_parent, open_pidfd
+from penstock.ipc.processes import open_pidfd
 
 PATIENCE_S = 20.0
 
@@ -55,11 +55,6 @@ def test_a_child_whose_parent_is_dead_already_dies_at_once() -> None:
 def test_a_child_of_the_right_parent_lives() -> None:
     program = f"from penstock.ipc.processes import die_with_parent; die_with_parent({os.getpid()}); print('alive')"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "alive\n"
-
-
-def test_it_is_for_children_only() -> None:
-    assert os.getppid() > 0
-    assert callable(die_with_parent)
 
 
 def test_a_pidfd_is_readable_when_the_process_has_ended() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from penstock.ipc.available_memory import available_bytes
 from penstock.ipc.errors import CallerError, Code, MachineError, PenstockError
 from penstock.ipc.regions import Mapping, check_memfd, create_memfd
 from penstock.ipc.system_regions import check_system, create_system, normalise_key, open_system, unlink_system
@@ -146,21 +147,34 @@ def test_promised_memory_that_is_not_there_is_refused() -> None:
 
 
 def test_no_room_is_the_machines_refusal_with_sizes_and_leaks_nothing(file_size_limit: int) -> None:
-    before = open_descriptors()
+    before, asked = open_descriptors(), file_size_limit + 1
     with pytest.raises(
-        MachineError, match=rf"'big': {file_size_limit + 1} bytes are not to be had .*\d+ bytes of memory available"
+        MachineError, match=rf"'big': {asked} bytes are not to be had \(File too large\), \d+ are available"
     ):
-        create_memfd("big", file_size_limit + 1)
+        create_memfd("big", asked)
     assert open_descriptors() == before
     os.close(create_memfd("fits", file_size_limit))  # and it goes on when there is room
 
 
-def test_more_than_any_machine_has_is_refused_as_well() -> None:
+@pytest.mark.usefixtures("file_size_limit")  # the net under this test: without the check, it would take all there is
+@pytest.mark.parametrize("byte_size", [available_bytes() + 2**30, 2**62, 2**70])
+def test_a_reservation_that_cannot_succeed_is_not_begun(byte_size: int) -> None:
     before = open_descriptors()
-    for byte_size in (2**62, 2**63, 2**70):
-        with pytest.raises(MachineError, match=str(byte_size)):
-            create_memfd("huge", byte_size)
+    with pytest.raises(MachineError, match=rf"{byte_size} bytes are not to be had \(Cannot allocate memory\)"):
+        create_memfd("huge", byte_size)
     assert open_descriptors() == before
+
+
+def test_control_groups_limit_what_is_available(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    groups = [line.rstrip("\n").split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    for _, controllers, path in groups:
+        if controllers in {"", "memory"}:
+            group = tmp_path / controllers / path.lstrip("/")
+            group.mkdir(parents=True, exist_ok=True)
+            (group / ("memory.limit_in_bytes" if controllers else "memory.max")).write_text(f"{4 * PAGE}\n")
+    assert available_bytes() > 4 * PAGE
+    monkeypatch.setattr("penstock.ipc.available_memory._CGROUPS", tmp_path)
+    assert available_bytes() == 4 * PAGE
 
 
 @pytest.mark.parametrize("byte_size", [0, -1])
