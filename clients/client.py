@@ -6,29 +6,26 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
 from ..ipc.addresses import parse_address
 from ..ipc.errors import CallerError, Code, invalid
-from ..ipc.messages import Query, Welcome
+from ..ipc.messages import Welcome
+from .catalog import Catalog, Model
 from .connection import Connection
 from .futures import InferFuture
-from .leasing import Lease, Leasing
+from .leasing import Inputs, Lease, Leasing, Wanted
 from .models import ModelInfo, Shapes, layout_of_batch
 from .pending import Entry
-from .regions import Placed, Region
+from .regions import Region
 from .results import InferResult
 from .session import Session
-from .slots import PlacedRequest, Slot
+from .slots import Slot
 
 GRACE_NS = 250_000_000
 """How much longer than the broker's deadline this side waits: the broker's own answer says more."""
-
-Model = str | ModelInfo
-Inputs = Mapping[str, Any]
-Wanted = Mapping[str, Placed | None] | Sequence[str] | None
 
 
 class Client:
@@ -45,9 +42,8 @@ class Client:
         self.address = parse_address(address)
         name = name or os.path.basename(sys.argv[0] if sys.argv else "")
         self._session = Session(self.address, name[:256], connect_timeout_s, self._met)
-        self._leasing = Leasing(self._session)
-        #: (name, version asked for) -> what this broker said of it
-        self._models: dict[tuple[str, int], ModelInfo] = {}
+        self._catalog = Catalog(self._session)
+        self._leasing = Leasing(self._session, self._catalog)
 
     def __repr__(self) -> str:
         return f"<Client of {self._session!r}, {self._leasing!r}>"
@@ -59,7 +55,7 @@ class Client:
 
     def _met(self, welcome: Welcome) -> None:
         """A connection was made: what the broker before it said, and maybe had of our memory, is void."""
-        self._models.clear()
+        self._catalog.forget()
         self._leasing.met(welcome.broker)
 
     def connect(self) -> None:
@@ -79,7 +75,7 @@ class Client:
         (all by default), or maps them to `region.tensor(...)` to be written there. `timeout_s` bounds queue and execution:
         DEADLINE_EXCEEDED. `explain` asks how the request was served. `principal` is on whose behalf, for fair queueing.
         """
-        lease = target if isinstance(target, Slot) else self._lease(target, inputs, outputs, version)
+        lease = target if isinstance(target, Slot) else self._leasing.for_request(target, inputs, outputs, version)
         if lease is target:
             _check_slot_call(inputs, outputs)
         connection = self._session.live()
@@ -102,7 +98,7 @@ class Client:
         version: int = -1, explain: bool = False, principal: str = "",
     ) -> InferFuture:  # fmt: skip
         """As `infer`, but returns at once, with a concurrent.futures.Future. Its `cancel` cancels at whatever stage."""
-        lease = target if isinstance(target, Slot) else self._lease(target, inputs, outputs, version)
+        lease = target if isinstance(target, Slot) else self._leasing.for_request(target, inputs, outputs, version)
         if lease is target:
             _check_slot_call(inputs, outputs)
         connection = self._session.live()
@@ -131,16 +127,6 @@ class Client:
             raise
         return [future for future, _, _ in requests]
 
-    def _lease(self, target: Model, inputs: Inputs | None, outputs: Wanted, version: int) -> Lease:
-        """The memory for a request for a model, with its inputs written."""
-        if inputs is None:
-            raise invalid(f"model '{_name(target)}': inputs are missing")
-        if any(isinstance(value, Placed) for value in inputs.values()):
-            asked = target.asked_version if isinstance(target, ModelInfo) else version
-            return PlacedRequest(_name(target), asked, inputs, () if outputs is None else outputs)
-        model = self.model(target, version) if isinstance(target, str) else target
-        return self._leasing.single_use(model, inputs, None if outputs is None else list(outputs))
-
     # --- memory -----------------------------------------------------------------------------------------------------------
 
     def buffers(
@@ -153,7 +139,7 @@ class Client:
         dimension. Outputs of unknown size get no place in the slot; results bring them along. The slot is used any number of
         times, one request at a time, and goes back to the pool when it is closed.
         """
-        info = self.model(model, version) if isinstance(model, str) else model
+        info = self._catalog.find(model, version)
         return self._leasing.slot(layout_of_batch(info, batch, shapes or {}, outputs))
 
     def register(self, region: Region) -> None:
@@ -172,11 +158,7 @@ class Client:
 
     def model(self, name: str, version: int = -1) -> ModelInfo:
         """A model's inputs, outputs, max_batch_size and versions; remembered until the connection is lost."""
-        self._session.live()
-        found = self._models.get((name, version))
-        if found is None:
-            found = self._models[name, version] = ModelInfo.from_metadata(self.metadata(name, version), version)
-        return found
+        return self._catalog.find(name, version)
 
     def metadata(self, model: str, version: int = -1) -> dict[str, Any]:
         """KServe's model metadata, and max_batch_size."""
@@ -218,7 +200,7 @@ class Client:
 
     def query(self, what: str, model: str = "", version: int = -1) -> Any:
         """Any of the broker's documents by its name; the methods above are the usual ones."""
-        return self._session.ask(lambda number: (Query(number, what, model, version), ())).value
+        return self._catalog.query(what, model, version)
 
     # --- the end ----------------------------------------------------------------------------------------------------------
 
@@ -229,7 +211,8 @@ class Client:
     def close(self) -> None:
         """Says goodbye. What is in flight ends with an error (CANCELLED); arrays stay valid. Idempotent."""
         self._session.close()
-        self._leasing.close()
+        if not self._session.is_forked:  # else the pool's lock may be held by a thread of the parent
+            self._leasing.close()
 
     def __enter__(self) -> Client:
         return self
@@ -261,10 +244,6 @@ def _begin(lease: Lease, connection: Connection) -> None:
 def _check_slot_call(inputs: Inputs | None, outputs: Wanted) -> None:
     if inputs is not None or outputs is not None:
         raise invalid("a slot has its own inputs and outputs: write slot.inputs, and say what is wanted to buffers()")
-
-
-def _name(model: Model) -> str:
-    return model if isinstance(model, str) else model.name
 
 
 def _deadline_us(timeout_s: float | None) -> int:

@@ -15,13 +15,12 @@ from ..ipc.addresses import Address
 from ..ipc.errors import BrokerError, CallerError, Code, PenstockError
 from ..ipc.local import LinkClosed
 from ..ipc.messages import Cancel, Goodbye, Message, Ping, Welcome
+from .books import Announced, Books
 from .futures import InferFuture
-from .inbox import Inbox
 from .last_resort import LastResort
 from .links import Link
 from .outbox import Outbox
-from .pending import Entry, Pending
-from .turns import Turns, Waiter
+from .pending import Entry
 from .watch import Watch
 
 RETRY_S = 0.002
@@ -29,70 +28,58 @@ RETRY_S = 0.002
 
 
 class Connection:
-    """A link that has been welcomed. Ends once, with `lost` saying why; never comes back."""
+    """A link that has been welcomed. Ends once; `is_lost` from then on."""
 
     def __init__(self, link: Link, welcome: Welcome, address: Address) -> None:
         self.welcome = welcome
         self.address = address
-        self.lost: Callable[[], PenstockError] | None = None  # makes the error that calls get
         self.reads = 0  # by which the reader of last resort sees that somebody else reads
-        self.watched = 0  # unanswered futures that somebody wants to hear of without reading
         self._link = link
-        self._lock = threading.Lock()  # around all of the books: pending, inbox, turns, watched, lost
-        self._pending = Pending()
-        self._inbox = Inbox(link, self._pending)
+        self._input = Watch(link.fileno())
+        self._books = Books(link, self._input)
         self._outbox = Outbox(link)
-        self._turns = Turns()
-        self._watch = Watch(link.fileno())
-        self._last_resort = LastResort(self, welcome.lease_s / 3)
+        self._last_resort = LastResort(self, self._books, welcome.lease_s / 3)
+        self._letting_go = threading.Lock()
         self._closing = False
         self._forked = False
 
     def __repr__(self) -> str:
-        state = "lost" if self.lost else "alive"
-        return f"<Connection to {self.address} {state}, {self._pending!r}, {self._inbox!r}, {self._outbox!r}, {self._turns!r}>"
+        return f"<Connection to {self.address} {self._books!r}, {self._outbox!r}>"
 
     def check_invariants(self) -> None:
-        """Those of the parts; a lost connection keeps nobody waiting."""
-        with self._lock:
-            self._pending.check_invariants()
-            self._turns.check_invariants()
-            assert self.lost is None or not (len(self._pending) or self.watched), self
+        """Those of the books."""
+        self._books.check_invariants()
 
-    # --- asking -----------------------------------------------------------------------------------------------------------
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has ended, or belongs to the process that this one was forked from."""
+        return self._forked or self._books.lost is not None
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is in flight."""
-        return not self._pending
+        return self._books.is_idle
+
+    # --- asking -----------------------------------------------------------------------------------------------------------
 
     def start(self, entry: Entry, message: Message, fds: Sequence[int] = (), parts: Sequence[bytes] = ()) -> None:
         """Sends a request; its answer comes to `entry`. Raises BrokerError, and has done nothing, on a lost connection."""
-        with self._lock:
-            if self.lost is not None:
-                raise self.lost()
-            self._pending.add(entry)
+        self._books.add((entry,))
         self._outbox.put(message, fds, parts)
         self._push()
 
     def start_all(self, requests: Sequence[tuple[Entry, Message, Sequence[bytes]]]) -> None:
         """The same for several requests, in one frame."""
-        with self._lock:
-            if self.lost is not None:
-                raise self.lost()
-            for entry, _, _ in requests:
-                self._pending.add(entry)
+        self._books.add([entry for entry, _, _ in requests])
         self._outbox.put_all((message, (), parts) for _, message, parts in requests)
         self._push()
 
     def cancel(self, entry: Entry, error: BaseException) -> bool:
         """Gives up on the entry, which gets `error`, and tells the broker. False when it was answered before."""
         self._raise_if_forked()
-        with self._lock:
-            if not self._pending.abandon(entry, error):
-                return False
-            announced = self._tell([entry])
-            self._wake_leader()
+        announced = self._books.abandon(entry, error)
+        if announced is None:
+            return False
         if entry.lease is not None:
             self._outbox.put(Cancel(entry.number))
             self._push()
@@ -102,14 +89,8 @@ class Connection:
     def watch(self, future: InferFuture) -> None:
         """Somebody wants to hear of the future without reading: sees to it that it has a condition, and a reader."""
         self._raise_if_forked()
-        with self._lock:
-            if future.condition is None:
-                future.make_condition()
-            if not future.answered and not future.watched:
-                future.watched = True
-                self.watched += 1
-                self._wake_leader()  # should it be the reader of last resort, it learns of the deadline
-                self._last_resort.need()
+        if self._books.watch(future):
+            self._last_resort.need()
 
     def ping(self) -> None:
         """Keeps the session's lease, where it has one."""
@@ -124,13 +105,10 @@ class Connection:
             self._lose(error)
             return
         for message, why in refused:
-            with self._lock:
-                entry = self._pending.get(getattr(message, "id", None))
-                announced = self._tell([entry]) if entry is not None and self._pending.settle(entry, None, why) else []
-            _announce(announced)
+            _announce(self._books.refuse(message, why))
         if self._outbox.stuck:
-            with self._lock:
-                self._wake_leader()  # which tries again after RETRY_S
+            self._books.wake_leader()  # which tries again after RETRY_S
+            self._last_resort.need()  # where nobody leads, since nobody waits
 
     # --- waiting ----------------------------------------------------------------------------------------------------------
 
@@ -143,13 +121,8 @@ class Connection:
         limit_ns = 0 if timeout_s is None else time.monotonic_ns() + int(max(timeout_s, 0.0) * 1e9)
         until_ns = min(limit_ns or entry.deadline_ns, entry.deadline_ns or limit_ns)
         while not entry.answered:
-            with self._lock:
-                if entry.answered:
-                    break
-                waiter = None if self._turns.take() else self._turns.follow(entry)
-                if waiter is not None and self._turns.by_last_resort:
-                    self._wake_leader()
-            if waiter is None or self._sleep(waiter, until_ns):
+            waiter = self._books.queue(entry)
+            if waiter is None or self._books.sleep(waiter, until_ns):
                 self._lead(entry, until_ns)
             if until_ns and not entry.answered and (now_ns := time.monotonic_ns()) >= until_ns:
                 self._expire(now_ns)
@@ -157,53 +130,37 @@ class Connection:
                     return entry.answered
         return True
 
-    def _sleep(self, waiter: Waiter, until_ns: int) -> bool:
-        """A follower's sleep. Returns whether it has become the leader."""
-        awake = False
-        try:
-            awake = waiter.lock.acquire(timeout=max(until_ns - time.monotonic_ns(), 0) / 1e9 if until_ns else -1)
-        finally:
-            if not awake:  # time is up, or the thread was interrupted
-                with self._lock:
-                    self._turns.leave(waiter)
-        return awake and waiter.chosen
-
     def _expire(self, now_ns: int) -> None:
-        with self._lock:
-            late = self._pending.expired(now_ns)
-        for entry in late:
+        for entry in self._books.expired(now_ns):
             self.cancel(entry, _no_answer(self.address))
 
     # --- reading ----------------------------------------------------------------------------------------------------------
 
     def _lead(self, entry: Entry | None, until_ns: int) -> None:
         """The leader's time: reads until its entry is answered. None: the reader of last resort, for all watched futures."""
-        announced: list[InferFuture] = []
+        announced: Announced = []
+        books = self._books
         try:
-            while not announced and self.lost is None:
-                if entry.answered if entry is not None else (self._turns.wanted or not self.watched):
+            while not announced and books.lost is None:
+                if entry.answered if entry is not None else (books.wanted or not books.watched):
                     break
                 if not self._read(announced):
                     self._doze(until_ns)
                     if until_ns and time.monotonic_ns() >= until_ns:
                         break
         finally:
-            self._step_down()
+            if books.step_down():
+                self._let_go()
         _announce(announced)  # with the lead passed on: a callback may call this client again
 
-    def _read(self, announced: list[InferFuture]) -> bool:
+    def _read(self, announced: Announced) -> bool:
         """Reads what is there. False when there is nothing."""
         self.reads += 1
-        answered: list[Entry] = []
         try:
             messages = self._link.receive()
             if not messages:
                 return False
-            with self._lock:
-                try:
-                    self._inbox.take(messages, answered)
-                finally:
-                    announced += self._tell(answered)
+            self._books.take(messages, announced)
         except (LinkClosed, PenstockError) as error:
             self._lose(error)
         return True
@@ -213,52 +170,31 @@ class Connection:
         timeout_s = max(until_ns - time.monotonic_ns(), 0) / 1e9 if until_ns else None
         if self._outbox.stuck:
             timeout_s = RETRY_S if timeout_s is None else min(timeout_s, RETRY_S)
-        self._watch.wait(timeout_s)
+        self._input.wait(timeout_s)
         if self._outbox.stuck:
             self._push()
 
-    def _step_down(self) -> None:
-        with self._lock:
-            self._turns.pass_on()
-            self._let_go()
-
     def glance(self) -> None:
         """Takes note of what has arrived, without waiting: releases, or that the broker is gone."""
-        with self._lock:
-            if self.lost is not None or not self._turns.take():
-                return
-        announced: list[InferFuture] = []
+        if not self._books.take_lead():
+            return
+        announced: Announced = []
         try:
             self._read(announced)
         finally:
-            self._step_down()
+            if self._books.step_down():
+                self._let_go()
         _announce(announced)
 
     def read_as_last_resort(self) -> bool:
         """Leads for all watched futures until a caller waits. False when somebody leads already."""
-        with self._lock:
-            if self.lost is not None or not self._turns.take(last_resort=True):
-                return False
-            until_ns = self._pending.next_deadline_ns() or 0
+        until_ns = self._books.take_lead_as_last_resort()
+        if until_ns is None:
+            return False
         self._lead(None, until_ns)
         if until_ns and (now_ns := time.monotonic_ns()) >= until_ns:
             self._expire(now_ns)
         return True
-
-    def _tell(self, answered: Sequence[Entry]) -> list[InferFuture]:
-        """Wakes who sleeps for these entries; returns the futures to be announced once no lock is held. Lock held."""
-        announced = []
-        for entry in answered:
-            if entry.waiters is not None:
-                self._turns.wake(entry)
-            if type(entry) is InferFuture and entry.condition is not None:
-                self.watched -= entry.watched
-                announced.append(entry)
-        return announced
-
-    def _wake_leader(self) -> None:
-        if self._turns.taken:
-            self._watch.interrupt()
 
     # --- the end ----------------------------------------------------------------------------------------------------------
 
@@ -272,28 +208,24 @@ class Connection:
 
     def _lose(self, reason: Exception | None) -> None:
         """The connection has ended. Everybody is told, at once."""
-        make_error = _closed if self._closing or reason is None else _lost(self.address, reason)
-        with self._lock:
-            if self.lost is not None:
-                return
-            self.lost = make_error
-            announced = self._tell(self._pending.lose(make_error))
-            self._last_resort.stop()
-            self._wake_leader()
+        announced = self._books.lose(_closed if self._closing or reason is None else _lost(self.address, reason))
+        if announced is None:
+            return
+        self._last_resort.stop()
+        if self._books.nobody_leads:  # else the leader lets go when it steps down
             self._let_go()
         _announce(announced)
 
     def _let_go(self) -> None:
-        """Closes what is open, once the connection has ended and nobody reads. Lock held."""
-        if self.lost is not None and not self._turns.taken and not self._watch.closed:
-            self._watch.close()
+        """Closes what is open: the connection has ended, and nobody reads, now or later."""
+        with self._letting_go:
             self._outbox.close()
             self._link.close()
+            self._input.close()
 
     def forked(self) -> None:
         """In a forked child: the connection is the parent's, and its locks may be held by threads that are not here."""
         self._forked = True
-        self.lost = used_after_fork
 
     def _raise_if_forked(self) -> None:
         if self._forked:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reader of last resort: the one thread of the library's own, for futures that somebody awaits without reading.
 
-It is started by the first `add_done_callback`, `wait`, `as_completed` or `done()` on a future without an answer (over tcp://
-at once, since it also keeps the lease). It reads only when nobody has read for a millisecond, and gives way to any caller.
+It is started by the first `add_done_callback`, `wait`, `as_completed` or `done()` on a future without an answer, or when a
+full socket did not take all that was submitted (over tcp:// at once, since it also keeps the lease). It reads only when nobody
+has read for a millisecond, and gives way to any caller.
 """
 
 from __future__ import annotations
@@ -20,19 +21,31 @@ class Readable(Protocol):
     """What it needs of the connection."""
 
     reads: int
-    watched: int
 
+    @property
+    def watched(self) -> int: ...
+    @property
+    def stuck(self) -> bool: ...
+    def push_again(self) -> None: ...
     def read_as_last_resort(self) -> bool: ...
     def ping(self) -> None: ...
 
 
-class LastResort:
-    """Owns the thread. `need` and `stop` are called with the connection's lock held."""
+class Watched(Protocol):
+    """What it needs of the connection's books."""
 
-    def __init__(self, connection: Readable, ping_s: float) -> None:
+    watched: int
+
+
+class LastResort:
+    """Owns the thread. `need` and `stop` may be called by any thread."""
+
+    def __init__(self, connection: Readable, books: Watched, ping_s: float) -> None:
         self._connection = connection
+        self._books = books
         self._ping_s = ping_s  # 0: no lease to be kept
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
         self._needed = threading.Event()
         self._stopped = threading.Event()
         if ping_s > 0:
@@ -43,10 +56,11 @@ class LastResort:
         return f"<LastResort {state}{'' if self._thread else ', never started'}>"
 
     def need(self) -> None:
-        """There is a future to be watched."""
+        """There is a future to be watched, or something to be sent that the socket did not take."""
         self._needed.set()
-        if self._thread is None and not self._stopped.is_set():
-            self._start()
+        with self._starting:
+            if self._thread is None and not self._stopped.is_set():
+                self._start()
 
     def stop(self) -> None:
         """The connection has ended. The thread ends by itself."""
@@ -58,7 +72,7 @@ class LastResort:
         self._thread.start()
 
     def _run(self) -> None:
-        connection = self._connection
+        connection, books = self._connection, self._books
         ping_at = time.monotonic() + self._ping_s
         look_s = UNREAD_S
         while not self._stopped.is_set():
@@ -66,13 +80,14 @@ class LastResort:
             if self._ping_s and time.monotonic() >= ping_at:
                 ping_at = time.monotonic() + self._ping_s
                 connection.ping()
-            if not connection.watched:
+            if not books.watched and not connection.stuck:
                 self._needed.clear()
-                if connection.watched:  # between the two lines
+                if books.watched or connection.stuck:  # between the two lines
                     self._needed.set()
                 continue
             reads = connection.reads
             if self._stopped.wait(look_s):
                 return
+            connection.push_again()
             led = connection.reads == reads and connection.read_as_last_resort()
             look_s = UNREAD_S if led else min(look_s * 2, MAX_LOOK_S)

@@ -9,22 +9,27 @@ from typing import Any
 
 import numpy as np
 
+from ..ipc.errors import invalid
 from ..ipc.tensors import numpy_dtype, serialize_bytes
 from .arena import Arena, Broker
 from .buffers import SingleUse, SlotPool
+from .catalog import Catalog, Model
 from .models import Array, Layout, ModelInfo, check_inputs, layout_of_arrays, to_array
-from .regions import MemfdRegion, Region, SystemRegion
+from .regions import MemfdRegion, Placed, Region, SystemRegion
 from .session import Session
-from .slots import InlineSlot, Slot
+from .slots import InlineSlot, PlacedRequest, Slot
 
 Lease = Slot | SingleUse
+Inputs = Mapping[str, Any]
+Wanted = Mapping[str, Placed | None] | Sequence[str] | None
 
 
 class Leasing:
     """A client's slots, whatever they are made of. Thread-safe."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, catalog: Catalog) -> None:
         self._session = session
+        self._catalog = catalog
         self._broker = Broker()
         self._pool = SlotPool(Arena(self._broker, self._add_region, session.drop))
 
@@ -46,12 +51,19 @@ class Leasing:
         self._session.live().glance()  # slots that were released meanwhile are leased again
         return self._pool.lease(layout)
 
-    def single_use(self, model: ModelInfo, inputs: Mapping[str, Any], wanted: Sequence[str] | None) -> Lease:
-        """The memory of one request, with copies of its inputs in it. Raises CallerError for inputs that do not fit."""
+    def for_request(self, target: Model, inputs: Inputs | None, outputs: Wanted, version: int) -> Lease:
+        """The memory of one request, with its inputs in it. Raises CallerError for inputs that do not fit."""
+        if inputs is None:
+            raise invalid(f"model '{target.name if isinstance(target, ModelInfo) else target}': inputs are missing")
+        if any(isinstance(value, Placed) for value in inputs.values()):
+            name, asked = (target.name, target.asked_version) if isinstance(target, ModelInfo) else (target, version)
+            return PlacedRequest(name, asked, inputs, () if outputs is None else outputs)
+        model = self._catalog.find(target, version)
         check_inputs(model, inputs)
         arrays = {spec.name: to_array(model, spec, inputs[spec.name]) for spec in model.inputs}
         contents = {spec.name: _content(spec.datatype, arrays[spec.name]) for spec in model.inputs}
-        layout = layout_of_arrays(model, contents, {name: array.shape for name, array in arrays.items()}, wanted)
+        shapes = {name: array.shape for name, array in arrays.items()}
+        layout = layout_of_arrays(model, contents, shapes, None if outputs is None else list(outputs))
         if self._is_inline:
             return InlineSlot(layout, contents, {})
         slot = self._pool.lease(layout)

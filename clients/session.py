@@ -43,7 +43,7 @@ class Session:
         self._connecting = threading.Lock()
         self._connection: Connection | None = None
         self._closed = False
-        self._forked = False
+        self.is_forked = False
         #: name -> region registered by the user, or about to be
         self._regions: dict[str, Region] = {}
         #: the same for those of the slot pool, which are closed with the session
@@ -69,18 +69,18 @@ class Session:
         if connection is not None:
             if connection.is_idle:
                 connection.glance()  # the broker may have gone while nobody was looking
-            if connection.lost is None:
+            if not connection.is_lost:
                 return connection
         return self._reconnect()
 
     def _reconnect(self) -> Connection:
-        if self._forked:
+        if self.is_forked:
             raise used_after_fork()
         with self._connecting:
             if self._closed:
                 raise CallerError("this client is closed", Code.CANCELLED)
             connection = self._connection
-            if connection is None or connection.lost is not None:
+            if connection is None or connection.is_lost:
                 connection = self._connection = self._connect_in_time()
             return connection
 
@@ -163,7 +163,7 @@ class Session:
         """Unregisters a pooled region without waiting, and closes it: nothing uses it any more."""
         self._pooled.pop(region.name, None)
         connection = self._connection
-        if connection is not None and connection.lost is None:
+        if connection is not None and not connection.is_lost:
             number = next(self.numbers)
             try:
                 connection.start(Entry(number), Unregister(number, region.name))
@@ -173,7 +173,7 @@ class Session:
 
     def forked(self) -> None:
         """In a forked child: everything here is the parent's."""
-        self._forked = True
+        self.is_forked = True
         if self._connection is not None:
             self._connection.forked()
 
@@ -181,7 +181,7 @@ class Session:
 
     def close(self) -> None:
         """Ends the session; what is in flight ends with an error. Idempotent. In a forked child: leaves the parent's alone."""
-        if self._forked or self._closed:
+        if self.is_forked or self._closed:
             self._closed = True
             return
         with self._connecting:

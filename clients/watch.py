@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 
 
 class Watch:
-    """One thread waits; any thread interrupts. Whoever closes it sees to it that nobody uses it at the same time."""
+    """One thread waits; any thread interrupts. Not to be closed while one waits."""
 
     def __init__(self, fd: int) -> None:
+        self._closing = threading.Lock()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
@@ -32,11 +34,13 @@ class Watch:
 
     def interrupt(self) -> None:
         """Ends the wait that is going on, or the next."""
-        if self._wake_fd >= 0:
-            os.eventfd_write(self._wake_fd, 1)
+        with self._closing:
+            if self._wake_fd >= 0:
+                os.eventfd_write(self._wake_fd, 1)
 
     def close(self) -> None:
         """Gives the descriptor back. Idempotent."""
-        if self._wake_fd >= 0:
-            os.close(self._wake_fd)
-            self._wake_fd = -1
+        with self._closing:
+            if self._wake_fd >= 0:
+                os.close(self._wake_fd)
+                self._wake_fd = -1

@@ -8,7 +8,6 @@ nothing, since the kernel merges and splits what was sent.
 
 from __future__ import annotations
 
-import array
 import errno
 import os
 import select
@@ -20,6 +19,7 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 
 from .codec import MAX_FRAME_BYTES, BadMessage, FrameDecoder, encode_frame, encode_frames
+from .descriptors import ANCILLARY_BYTES, MAX_FDS_PER_FRAME, ReceivedFds, close_all, duplicates, rights
 from .errors import BrokerError, CallerError, MachineError, invalid
 from .messages import Message
 from .peers import Peer, peer_of
@@ -27,11 +27,9 @@ from .socket_paths import ListeningPath
 
 M = TypeVar("M")
 
-MAX_FDS_PER_FRAME = 253  # SCM_MAX_FD of the kernel: one sendmsg takes no more, unix(7)
 BUFFER_BYTES = 256 * 1024
 
 _LENGTH = struct.Struct("<I")
-_ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_FDS_PER_FRAME * 4)
 _NO_DESCRIPTOR_LEFT = (errno.EMFILE, errno.ENFILE)
 _GONE = (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.EBADF)
 
@@ -68,7 +66,7 @@ class LocalLink(Generic[M]):
         #: received bytes of a frame that is not complete yet
         self._pending = bytearray()
         #: received descriptors, in order of arrival, that nobody has taken yet
-        self._fds: list[int] = []
+        self._fds = ReceivedFds()
         #: messages put since the last flush, and the descriptors (ours) of those that have any, by position
         self._queued: list[Message] = []
         self._queued_fds: dict[int, list[int]] = {}
@@ -109,14 +107,14 @@ class LocalLink(Generic[M]):
         """
         try:
             count, ancillary, flags, _ = self._sock.recvmsg_into(
-                self._buffers, _ANCILLARY_BYTES, _RECEIVE if block else _RECEIVE_NOW
+                self._buffers, ANCILLARY_BYTES, _RECEIVE if block else _RECEIVE_NOW
             )
         except BlockingIOError:
             return ()
         except OSError as error:
             raise _closed_or(error) from error
         if ancillary or flags & _TRUNCATED:
-            self._keep_fds(ancillary, flags)
+            self._fds.add(ancillary, bool(flags & _TRUNCATED))
         if not count:
             raise LinkClosed("the other end closed the connection" + (" within a frame" if self._pending else ""))
         if not self._pending and count > 4 and _LENGTH.unpack_from(self._buffer)[0] == count - 4 <= self._max_frame_bytes:
@@ -142,29 +140,9 @@ class LocalLink(Generic[M]):
         self._pending = bytearray(source[at:])
         return messages
 
-    def _keep_fds(self, ancillary: Sequence[tuple[int, int, bytes]], flags: int) -> None:
-        received = array.array("i")
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                received.frombytes(content[: len(content) - len(content) % 4])
-        # Between two calls only the descriptors of one unfinished frame can be left over, if every message takes its own.
-        undeclared = len(self._fds) > MAX_FDS_PER_FRAME
-        self._fds += received
-        if flags & _TRUNCATED:
-            self._close_received()
-            raise CallerError("descriptors were lost on the way in (MSG_CTRUNC): too many files are open here (RLIMIT_NOFILE)")
-        if undeclared:
-            waiting = len(self._fds)
-            self._close_received()
-            raise invalid(f"{waiting} descriptors arrived that no message declares")
-
     def take_fds(self, count: int) -> list[int]:
         """The next `count` received descriptors, in order of arrival; the caller closes them."""
-        if count > len(self._fds):
-            raise invalid(f"{count} descriptors are declared, {len(self._fds)} arrived")
-        taken = self._fds[:count]
-        del self._fds[:count]
-        return taken
+        return self._fds.take(count)
 
     def take_parts(self, count: int) -> list[bytes]:
         """For symmetry with ZeroMQ links: nothing can be taken here."""
@@ -181,9 +159,7 @@ class LocalLink(Generic[M]):
         if fds:
             if self._sock.fileno() < 0:
                 raise LinkClosed("this link was closed")  # else nobody would close the duplicates
-            if len(fds) > MAX_FDS_PER_FRAME:
-                raise invalid(f"a message brings {len(fds)} descriptors, at most {MAX_FDS_PER_FRAME} are possible")
-            self._queued_fds[len(self._queued)] = _duplicates(fds)
+            self._queued_fds[len(self._queued)] = duplicates(fds)
         self._queued.append(message)
 
     def flush(self, block: bool = False) -> bool:
@@ -217,13 +193,13 @@ class LocalLink(Generic[M]):
         while outgoing:
             rest, fds = outgoing[0]
             try:
-                written = self._sock.sendmsg([rest], _rights(fds), flags)
+                written = self._sock.sendmsg([rest], rights(fds), flags)
             except BlockingIOError:
                 return False
             except OSError as error:
                 raise _closed_or(error) from error
             self.backlog -= written
-            _close_all(fds)  # they went with the first byte
+            close_all(fds)  # they went with the first byte
             if written == len(rest):
                 outgoing.popleft()
             else:
@@ -240,7 +216,7 @@ class LocalLink(Generic[M]):
             with_it = [fd for position in range(first, end) for fd in fds.get(position, ())]
             if frame is None:
                 too_large = queued[first]
-                _close_all(with_it)
+                close_all(with_it)
             else:
                 self._enqueue(memoryview(_LENGTH.pack(len(frame)) + frame), with_it)
         if too_large is not None:
@@ -256,18 +232,15 @@ class LocalLink(Generic[M]):
     def close(self) -> None:
         """Closes the socket and every descriptor that was received and not taken, or put and not sent. Idempotent."""
         self._sock.close()
-        self._close_received()
+        self._fds.close()
         for fds in self._queued_fds.values():
-            _close_all(fds)
+            close_all(fds)
         self._queued_fds.clear()
         self._queued.clear()
         for _, fds in self._outgoing:
-            _close_all(fds)
+            close_all(fds)
         self._outgoing.clear()
         self.backlog = 0
-
-    def _close_received(self) -> None:
-        _close_all(self._fds)
 
 
 class LocalListener:
@@ -353,27 +326,6 @@ def connect_local(path: str | os.PathLike[str], timeout_s: float) -> socket.sock
 def _timeval(seconds: float) -> bytes:
     microseconds = max(int(seconds * 1e6), 1) if seconds else 0  # 0 means for ever
     return struct.pack("ll", microseconds // 1_000_000, microseconds % 1_000_000)
-
-
-def _rights(fds: list[int]) -> list[tuple[int, int, array.array[int]]]:
-    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-
-
-def _duplicates(fds: Sequence[int]) -> list[int]:
-    copies: list[int] = []
-    try:
-        for fd in fds:
-            copies.append(os.dup(fd))
-    except OSError as error:
-        _close_all(copies)
-        raise MachineError(f"cannot duplicate descriptor {fd}: {error.strerror}") from error
-    return copies
-
-
-def _close_all(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)
-    fds.clear()
 
 
 def _closed_or(error: OSError) -> Exception:

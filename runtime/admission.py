@@ -26,26 +26,29 @@ def register(regions: RegionRegistry, session: Session, message: Register, fds: 
         raise CallerError(
             f"region '{message.name}': a client whose uid is not known may send tensors inline only", Code.UNSUPPORTED
         )
-    if message.byte_size == 0:
-        raise invalid(f"region '{message.name}': byte_size must be at least 1, got 0")
     is_memfd = message.kind == "memfd"
-    fd = _memfd(message, fds) if is_memfd else _system(message, fds, session.peer.uid)
+    try:
+        fd = _memfd(message, fds) if is_memfd else _system(message, fds, session.peer.uid)
+    except CallerError as error:
+        raise CallerError(f"region '{message.name}': {error.message}", error.code) from error
     region = regions.add(message.name, message.kind, fd, message.offset, message.byte_size, sealed=is_memfd)
     session.regions.add(region)
 
 
 def _memfd(message: Register, fds: Sequence[int]) -> int:
+    if message.byte_size == 0:
+        raise invalid("byte_size must be at least 1, got 0")
     if len(fds) != 1:
-        raise invalid(f"region '{message.name}': a memfd region brings one descriptor over the local link, got {len(fds)}")
+        raise invalid(f"a memfd region brings one descriptor over the local link, got {len(fds)}")
     if message.key:
-        raise invalid(f"region '{message.name}': a memfd region has no key, got {message.key!r}")
+        raise invalid(f"a memfd region has no key, got {message.key!r}")
     check_memfd(fds[0], message.offset + message.byte_size)
     return os.dup(fds[0])
 
 
 def _system(message: Register, fds: Sequence[int], uid: int) -> int:
     if fds:
-        raise invalid(f"region '{message.name}': a system region is named by its key and brings no descriptor")
+        raise invalid("a system region is named by its key and brings no descriptor")
     fd = open_system(message.key)
     try:
         check_system(fd, message.key, message.byte_size, message.offset, uid)

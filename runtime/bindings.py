@@ -151,7 +151,7 @@ def _listed(names: Sequence[str] | dict[str, int]) -> str:
 
 def _check_shapes(model: ServedModel, ordered: list[InputTensor]) -> int:
     """Datatypes and shapes of all inputs; returns the rows (1 for a model without batch dimension)."""
-    rows = 0
+    rows = -1  # no input seen yet
     for spec, tensor in zip(model.spec.inputs, ordered, strict=True):
         if tensor.datatype != spec.datatype:
             raise invalid(
@@ -162,7 +162,7 @@ def _check_shapes(model: ServedModel, ordered: list[InputTensor]) -> int:
         if model.batches:
             if not shape:
                 raise invalid(f"input '{spec.name}' has no shape but model requires batch dimension for '{model.name}'")
-            if rows not in (0, shape[0]):
+            if rows not in (-1, shape[0]):
                 raise invalid(
                     f"input '{spec.name}' batch size does not match other inputs for '{model.name}': {shape[0]} and {rows}"
                 )
@@ -174,7 +174,7 @@ def _check_shapes(model: ServedModel, ordered: list[InputTensor]) -> int:
         raise invalid(
             f"inference request batch-size must be <= {model.spec.max_batch_size} and >= 1 for '{model.name}', got {rows}"
         )
-    return rows or 1
+    return max(rows, 1)
 
 
 def _fits(dims: list[int], shape: list[int]) -> bool:
@@ -268,7 +268,7 @@ def _place_outputs(
 def _check_overlaps(model: ServedModel, read: list[_Span], written: list[_Span]) -> None:
     for position, output in enumerate(written):
         for other in read + written[:position]:
-            if output.identity == other.identity and output.begin < other.end and other.begin < output.end:
+            if output.identity == other.identity and max(output.begin, other.begin) < min(output.end, other.end):
                 raise invalid(
                     f"model '{model.name}': output '{output.tensor}' overlaps '{other.tensor}' in memory "
                     f"(bytes {output.begin} to {output.end} and {other.begin} to {other.end})"

@@ -36,7 +36,9 @@ log = logging.getLogger("penstock.broker")
 
 NS = 1_000_000_000
 SWEEP_NS = NS
-"""How often leases are looked at, where there are any; also the gap after which the broker suspects it was stalled itself."""
+"""How often leases are looked at, where there are any. A longer gap means that the broker itself was stalled."""
+STALLED_NS = NS // 20
+"""A deadline missed by more than this means the same. epoll_wait, interrupted by SIGCONT, may then have reported nothing."""
 
 
 class Broker:
@@ -115,6 +117,8 @@ class Broker:
         self._loop.turn(self._patience_s(until_ns))
         now = time.monotonic_ns()
         if self._due_ns is not None and self._due_ns <= now:
+            if now - self._due_ns > STALLED_NS:
+                self._loop.turn(0.0)  # what came while this process did not run came in time
             core.tick(now)
         if now - self._swept_ns >= SWEEP_NS:
             self._sweep(now)
@@ -148,7 +152,7 @@ class Broker:
 
     def _sweep(self, now_ns: int) -> None:
         """Leases. Time in which this process itself did not run is not held against anybody."""
-        stalled_ns = max(0, now_ns - self._swept_ns - 2 * SWEEP_NS)
+        stalled_ns = now_ns - self._swept_ns - SWEEP_NS
         self._swept_ns = now_ns
         for door in self._zmq_doors:
             door.sweep(now_ns, stalled_ns)
@@ -200,6 +204,8 @@ class Broker:
 
     def _repositories_read(self, _events: int) -> None:
         os.eventfd_read(self._wake)
+        self._loop.remove(self._wake)
+        self._reader.shutdown()  # it is done; a second thread would make this one give up the interpreter lock now and then
         assert self._read is not None
         try:
             found = self._read.result()

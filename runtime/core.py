@@ -178,6 +178,8 @@ class Core:
                         full_instances.append(instance)
                 except LinkClosed:
                     instance.hung_up()
+                except PenstockError as error:
+                    instance.kill(f"cannot be told what to do: {error.message}")
             while sessions:
                 session = sessions.pop()
                 if not self._flush_session(session):
@@ -191,6 +193,9 @@ class Core:
                 return True
         except LinkClosed:
             self.reception.end(session, "connection lost")
+            return True
+        except PenstockError as error:  # an answer beyond the frame limit, or no memory to send it
+            self.reception.end(session, f"cannot be answered: {error.message}")
             return True
         if session.link.backlog <= self.settings.max_reply_backlog_bytes:
             return False

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..ipc.codec import FrameDecoder
-from ..ipc.errors import CallerError
+from ..ipc.errors import PenstockError
 from ..ipc.local import LinkClosed, LocalLink, LocalListener
 from ..ipc.messages import BatchDone, FromClient, Loaded, LoadFailed, Ready
 from ..ipc.zeromq import RouterDoor, RouterPeer
@@ -85,7 +85,7 @@ class LocalDoor:
         except LinkClosed:
             self._core.reception.end(session, "disconnected")
             return
-        except CallerError as error:
+        except PenstockError as error:
             self._core.reception.bad_messages += 1
             self._core.reception.refuse(session, None, error)
             self._core.flush()
@@ -135,6 +135,7 @@ class ZmqDoor:
         #: sessions whose owner cannot be watched
         self._leased: set[Session] = set()
         self._retry_ns: int | None = None
+        self._more = False  # the last read returned something: only one that returns nothing has read everything
         loop.add(self._door.fileno(), self._readable)
 
     def __repr__(self) -> str:
@@ -150,7 +151,10 @@ class ZmqDoor:
     def _read(self) -> bool:
         """Reads what is there, bounded; the descriptor is edge-triggered, so `read_more` looks again."""
         arrived = self._door.receive()
+        self._more = bool(arrived)
         for peer, messages in arrived:
+            if peer.closed:
+                continue  # it said goodbye, or was ended, earlier in this very read
             session = self._sessions.get(peer)
             if session is None:
                 session = self._welcome(peer)
@@ -173,7 +177,7 @@ class ZmqDoor:
             self._retry_ns = None
             self._core.reception.unflushed.update(self._full)
             self._full.clear()
-        return self._read() if self._peers else False
+        return self._read() if self._peers or self._more else False
 
     def wait_for_room(self, session: Session, now_ns: int) -> None:
         """Tries again in RETRY_NS."""

@@ -166,6 +166,7 @@ class Reception:
         self.end(session, "said goodbye")
 
     def _ping(self, session: Session, _message: Ping) -> None:
+        _require_greeting(session)  # so a client whose lease is over learns of it
         self.send(session, Pong())
 
     def _register(self, session: Session, message: Register) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from ..ipc.errors import CallerError, MachineError
+from ..ipc.errors import MachineError, PenstockError
 from ..ipc.local import LinkClosed
 from .event_loop import READ, WRITE, EventLoop
 from .instances import Instance
@@ -77,7 +77,7 @@ class WatchedWorkers:
             self._loop.remove(process.link.fileno())
             instance.hung_up()
             return False
-        except CallerError as error:
+        except PenstockError as error:
             instance.kill(f"worker broke the protocol: {error.message}")
             return False
         self._core.receive_from_worker(instance, messages)

@@ -64,13 +64,14 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _gone_in_time(before: Surroundings) -> bool:
-    gc.collect()  # a cycle that holds an exception's traceback holds its frames' objects
     deadline, never = time.monotonic() + ENDS_WITHIN_S, threading.Event()
-    while before.leaks():
+    while True:
+        gc.collect()  # an exception's traceback holds its frames' objects in a cycle, whose finalizers may let go of another
+        if not before.leaks():
+            return True
         if time.monotonic() > deadline:
             return False
         never.wait(0.01)
-    return True
 
 
 class Surroundings:

@@ -18,6 +18,7 @@ from .serving import CONTEXT, run_broker, serving_options
         {
             0: "was told to stop, and did",
             2: "wrong usage, an unusable repository, or an address that cannot be bound (another broker's pid is named)",
+            3: "--strict, and some model could not be read from its repository",
         }
     ),
 )

@@ -23,7 +23,6 @@ from .serving import CONTEXT, run_broker, serving_options
     ),
 )
 @serving_options
-@click.option("--strict", is_flag=True, help="Stop with exit code 3 when some model cannot be loaded.")
 def serve(**options: Any) -> None:
     """Serve every model of these repositories (Triton's layout and config.pbtxt), until SIGTERM, SIGINT or `penstock stop`.
 

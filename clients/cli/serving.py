@@ -16,6 +16,7 @@ from .failures import NotAllLoaded, Unreachable, failing_as
 from .logs import LEVELS, log_to_stderr
 from .options import json_option, repositories_argument
 from .rendering import model_label, print_json
+from .settings_file import config_option
 
 if TYPE_CHECKING:
     from ...runtime.broker import Broker
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 CONTEXT = {"auto_envvar_prefix": "PENSTOCK", "show_default": True}
-"""Every option of these commands can be set by an environment variable too: PENSTOCK_MAX_IN_FLIGHT for --max-in-flight."""
+"""Every option of these commands can be set by an environment variable too: PENSTOCK_MAX_IN_FLIGHT for --max-in-flight.
+
+And by a file, see settings_file.py.
+"""
 
 
 def _setting(name: str, minimum: float, text: str) -> Callable[[Command], Command]:
@@ -37,6 +41,7 @@ def _setting(name: str, minimum: float, text: str) -> Callable[[Command], Comman
 
 _OPTIONS = (
     repositories_argument,
+    config_option,
     click.option(
         "--address",
         "addresses",
@@ -67,6 +72,7 @@ _OPTIONS = (
     _setting("drain_s", 0, "How long accepted requests may take to finish at the end."),
     _setting("kill_s", 0, "How long workers may then take to leave by themselves."),
     _setting("lease_s", 0, "Silence after which a tcp:// session is over."),
+    click.option("--strict", is_flag=True, help="Stop with exit code 3 when some model cannot be loaded."),
     click.option("--log-level", type=click.Choice(LEVELS), default="info", help="Which lines go to standard error."),
     click.option("--parent", type=int, hidden=True, allow_from_autoenv=False, help="Die with this process, which started us."),
     json_option,
@@ -81,7 +87,7 @@ def serving_options(command: Command) -> Command:
 
 
 def run_broker(
-    *, log_level: str, as_json: bool, parent: int | None, spawn_workers: bool, strict: bool = False, **options: Any
+    *, log_level: str, as_json: bool, parent: int | None, spawn_workers: bool, strict: bool, **options: Any
 ) -> None:
     """Serves until a signal or `penstock stop`; says on standard output when it is ready. Raises CommandFailed."""
     if parent is not None:

@@ -2,8 +2,8 @@
 """A broker that does as a test tells it, in a thread of the test's process, behind a real socket of either kind.
 
 It has three models that double what they get: `echo` (FP32 x[4] to y[4], batches of 8), `varied` (FP32 x[-1] to y[-1], whose
-size is not known beforehand) and `text` (BYTES s[-1] to t[-1], no batch dimension). With `hold` set it keeps requests instead, and the
-test answers them one by one.
+size is not known beforehand) and `text` (BYTES s[-1] to t[-1], no batch dimension). With `hold` set it keeps requests instead,
+and the test answers them one by one.
 """
 
 from __future__ import annotations
@@ -242,9 +242,7 @@ class FakeBroker:
         self.received.append(message)
         if isinstance(message, Hello):
             peer.hello = message
-            peer.link.put(
-                Welcome(self.identity, os.getpid(), 256, 1 << 22, inline_only=self.inline_only, lease_s=self.lease_s)
-            )
+            peer.link.put(Welcome(self.identity, os.getpid(), 256, 1 << 22, inline_only=self.inline_only, lease_s=self.lease_s))
         elif isinstance(message, Register):
             self._register(peer, message)
         elif isinstance(message, Unregister):
@@ -273,7 +271,8 @@ class FakeBroker:
     def _query(self, peer: Peer, message: Query) -> None:
         if message.what == "metadata" and message.model in METADATA:
             batch, inputs, outputs = METADATA[message.model]
-            tensors = [[dict(zip(("name", "datatype", "shape"), row, strict=True)) for row in rows] for rows in (inputs, outputs)]
+            keys = ("name", "datatype", "shape")
+            tensors = [[dict(zip(keys, row, strict=True)) for row in rows] for rows in (inputs, outputs)]
             document = {"name": message.model, "versions": ["1"], "version": "1", "platform": "fake", "max_batch_size": batch}
             peer.link.put(Answer(message.id, {**document, "inputs": tensors[0], "outputs": tensors[1]}))
         elif message.what == "regions":

@@ -197,9 +197,9 @@ def test_tensors_in_regions_of_the_callers_own(client: Client, broker: FakeBroke
         result = client.infer("echo", {"x": region.tensor("FP32", (1, 4))}, wanted)
         assert np.array_equal(region.view("FP32", (1, 4), 64), rows(1) * 2)
         assert np.shares_memory(result.outputs["y"], region.array)
-        with region.attach("mine", region.key, 64) if region.kind == "system" else MemfdRegion("mine", 64) as twin:
-            with pytest.raises(CallerError, match="registered already"):
-                client.register(twin)
+        twin = region.attach("mine", region.key, 64) if region.kind == "system" else MemfdRegion("mine", 64)
+        with twin, pytest.raises(CallerError, match="registered already"):
+            client.register(twin)
         assert client.regions() == [{"name": "mine"}]
         client.unregister()
         assert client.regions() == []
@@ -458,9 +458,10 @@ def test_a_broker_that_says_nothing_cannot_hang_a_call(client: Client, broker: F
 
 def test_deadlines_hold_for_followers_and_for_watched_futures(client: Client, broker: FakeBroker) -> None:
     broker.hold = True
-    leader = call_in_thread(lambda slot=filled(client, 0): client.infer(slot))  # type: ignore[misc]
+    slots = [filled(client, 0), filled(client, 0)]
+    leader = call_in_thread(lambda: client.infer(slots[0]))
     broker.wait_held(1)
-    follower = call_in_thread(lambda slot=filled(client, 0): client.infer(slot, timeout_s=SHORT_S))  # type: ignore[misc]
+    follower = call_in_thread(lambda: client.infer(slots[1], timeout_s=SHORT_S))
     watched = client.submit(filled(client, 0), timeout_s=SHORT_S)
     heard = threading.Event()
     assert isinstance(follower.exception(20), BrokerError)
@@ -559,12 +560,13 @@ def test_no_broker_is_an_error_that_names_the_address(address: str) -> None:
     assert address.split("://")[1] in caught.value.message
 
 
+OUTPUT = {"name": "y", "datatype": "FP32", "shape": [99]}
 GARBAGE: dict[str, Callable[[Infer], Any]] = {
     "an unreadable answer": lambda message: Result(message.id, encode({"no": "array"})),  # type: ignore[arg-type]
-    "a region never seen": lambda message: Result(message.id, encode([{"name": "y", "datatype": "FP32", "shape": [1], "region": "?"}])),  # type: ignore[arg-type]
+    "a region never seen": lambda message: Result(message.id, encode([{**OUTPUT, "region": "?"}])),  # type: ignore[arg-type]
     "a part that did not come": lambda message: Result(message.id, encode([]), parts=3),  # type: ignore[arg-type]
     "a descriptor that did not come": lambda message: Result(message.id, encode([]), fds=1),  # type: ignore[arg-type]
-    "a shape that does not fit": lambda message: Result(message.id, encode([{"name": "y", "datatype": "FP32", "shape": [99]}])),  # type: ignore[arg-type]
+    "a shape that does not fit": lambda message: Result(message.id, encode([OUTPUT]), parts=0),  # type: ignore[arg-type]
     "an error without address": lambda _: Failed("INVALID_ARG", "what?", "caller"),
     "no message to a client": lambda message: Cancel(message.id),
     "no message to a client, no id": lambda _: Ping(),
@@ -648,7 +650,8 @@ def _fork() -> int:
 
 def _child(client: Client, future: Any, io: Slot) -> None:
     refused = 0
-    for call in (lambda: client.infer("echo", {"x": rows(1)}), lambda: client.infer(io), future.result, client.index, future.cancel):
+    one_liner = lambda: client.infer("echo", {"x": rows(1)})  # noqa: E731
+    for call in (one_liner, lambda: client.infer(io), future.result, client.index, future.cancel):
         try:
             call()
         except CallerError as error:

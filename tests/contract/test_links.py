@@ -15,11 +15,12 @@ from typing import Any
 import msgpack
 import pytest
 from link_pairs import LIMIT, PATIENCE_S, LocalPair, ZmqPair, broker_receives, client_receives, closing, make_pair
+from msgspec import Raw
 
-from penstock.ipc.codec import BadMessage, FrameDecoder, encode_frame
+from penstock.ipc.codec import BadMessage, FrameDecoder, encode, encode_frame
 from penstock.ipc.errors import BrokerError, CallerError
 from penstock.ipc.local import LinkClosed, connect_local
-from penstock.ipc.messages import Answer, Cancel, Done, Ping, Query, ToClient
+from penstock.ipc.messages import Answer, Cancel, Done, Infer, Ping, Query, ToClient
 from penstock.ipc.zeromq import DealerLink
 
 
@@ -68,6 +69,15 @@ def test_a_bad_message_costs_itself_and_not_its_frame(pair: Any) -> None:
     assert (first, last) == (Cancel(1), Cancel(3))
     assert isinstance(bad, BadMessage)
     assert bad.id == 2
+
+
+def test_fields_that_are_kept_encoded_survive_what_is_received_next(pair: Any) -> None:
+    kept: list[Any] = []
+    for number in range(3):
+        pair.client.put(Infer(number, "m", Raw(encode([f"request {number}"]))))
+        assert pair.client.flush()
+        kept += broker_receives(pair)
+    assert [msgpack.unpackb(bytes(message.inputs)) for message in kept] == [[f"request {number}"] for number in range(3)]
 
 
 def test_a_frame_that_would_be_too_large_is_cut_and_keeps_its_order(pair: Any) -> None:

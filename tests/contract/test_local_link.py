@@ -16,8 +16,8 @@ import pytest
 from link_pairs import LIMIT, LocalPair, broker_receives, closing
 
 from penstock.ipc.codec import encode_frame
+from penstock.ipc.descriptors import MAX_FDS_PER_FRAME
 from penstock.ipc.errors import CallerError, MachineError
-from penstock.ipc.local import MAX_FDS_PER_FRAME
 from penstock.ipc.messages import Cancel, Ping, Query, Register
 
 

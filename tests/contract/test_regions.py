@@ -148,9 +148,7 @@ def test_promised_memory_that_is_not_there_is_refused() -> None:
 
 def test_no_room_is_the_machines_refusal_with_sizes_and_leaks_nothing(file_size_limit: int) -> None:
     before, asked = open_descriptors(), file_size_limit + 1
-    with pytest.raises(
-        MachineError, match=rf"'big': {asked} bytes are not to be had \(File too large\), \d+ are available"
-    ):
+    with pytest.raises(MachineError, match=rf"'big': {asked} bytes are not to be had \(File too large\), \d+ are available"):
         create_memfd("big", asked)
     assert open_descriptors() == before
     os.close(create_memfd("fits", file_size_limit))  # and it goes on when there is room

@@ -17,6 +17,7 @@ from link_pairs import LIMIT, PATIENCE_S, ZmqPair, client_receives, door_receive
 
 from penstock.ipc.codec import BadMessage, FrameDecoder, encode
 from penstock.ipc.errors import CallerError
+from penstock.ipc.local import LinkClosed
 from penstock.ipc.messages import Answer, Cancel, Done, FromClient, Ping, ToClient
 from penstock.ipc.zeromq import DealerLink, RouterDoor
 
@@ -60,6 +61,29 @@ def test_parts_belong_to_the_frame_that_brought_them(over_zmq: ZmqPair) -> None:
             if messages == [Cancel(3)]:
                 assert peer.take_parts(1) == [b"mine too"]
     assert seen == [Cancel(1), Cancel(2), Cancel(3)]
+
+
+def test_parts_that_nobody_took_are_not_the_next_frames(over_zmq: ZmqPair) -> None:
+    over_zmq.client.put(Cancel(1), parts=[b"left"])
+    over_zmq.client.flush()
+    assert over_zmq.broker_receives() == [Cancel(1)]
+    over_zmq.client.put(Cancel(2))
+    over_zmq.client.flush()
+    assert over_zmq.broker_receives() == [Cancel(2)]
+    with pytest.raises(CallerError, match="1 message parts are declared, 0 arrived"):
+        over_zmq.broker.take_parts(1)
+
+
+def test_a_client_does_not_come_back_behind_its_users_back(over_zmq: ZmqPair) -> None:
+    """A new broker at the same address knows nothing of its session: whoever wants one connects and says Hello."""
+    address = over_zmq.door.address
+    over_zmq.door.close()
+    assert over_zmq.client.wait(PATIENCE_S)
+    over_zmq.door = RouterDoor(address, FrameDecoder(FromClient))
+    with pytest.raises(LinkClosed):
+        over_zmq.client.receive()
+    assert over_zmq.door.receive() == []  # takes the announcements of its own start away
+    assert not select.select([over_zmq.door.fileno()], [], [], 0.2)[0], "ZeroMQ's own reconnecting takes 0.1 s"
 
 
 def test_garbage_is_a_bad_message_and_the_next_frame_is_fine(over_zmq: ZmqPair) -> None:

@@ -58,9 +58,11 @@ def add_model(
 class RunningBroker:
     """`penstock serve` in a process of its own, on both links. A context manager: nothing of it is left behind."""
 
-    def __init__(self, folder: Path, repository: Path, *options: str, command: str = "serve") -> None:
+    def __init__(self, folder: Path, repository: Path, *options: str, command: str = "serve", with_tcp: bool = False) -> None:
         self.folder = folder
         self.addresses = {"local": f"unix://{folder}/broker.sock", "zmq": f"ipc://{folder}/broker.zmq"}
+        if with_tcp:
+            self.addresses["tcp"] = "tcp://127.0.0.1:0"
         self._repository = repository
         self._options = options
         self._command = command
@@ -97,6 +99,8 @@ class RunningBroker:
             self.kill()
             raise AssertionError(f"the broker did not start:\n{self.log()}")
         self.said = json.loads(line)
+        if "tcp" in self.addresses:  # its port is known now
+            (self.addresses["tcp"],) = (address for address in self.said["addresses"] if address.startswith("tcp:"))
 
     @property
     def pid(self) -> int:
@@ -226,7 +230,10 @@ class Barrier:
         return Held(int(rows), held)
 
     def open(self) -> None:
-        """From now on every batch passes."""
+        """From now on every batch passes, those held included."""
+        for held in self._held:
+            with suppress(OSError):  # its worker is dead
+                held.sendall(b"x")
         self._opener = threading.Thread(target=self._pass_all)
         self._opener.start()
 
