@@ -15,11 +15,12 @@ SOURCES := $(shell find $(FOLDERS) -not -path '*/__pycache__*' -not -name '* *')
 DEPENDENCIES := $(VENV)/.dependencies-installed
 INSTALLED := $(VENV)/.project-installed
 
-.PHONY: help demo test check bench mutants clean
+.PHONY: help demo test check docs bench mutants clean
 help:
 	@echo "make demo     serve the sample models, classify real digits, print what happened"
 	@echo "make test     every test (those that need a GPU are skipped with a reason where there is none)"
 	@echo "make check    ruff, formatting, mypy --strict, the layer rules"
+	@echo "make docs     the tables in docs/ and conf/penstock.toml, from the code"
 	@echo "make bench    the numbers of bench/README.md, on this machine"
 	@echo "make mutants  the tests against faults put into the code on purpose"
 	@echo "make clean    remove .venv, build outputs and caches"
@@ -35,6 +36,9 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict $(CODE:%=-p penstock.%)
 	$(BIN)/python -m pytest tests/unit/test_layers.py
+
+docs: $(INSTALLED)
+	$(BIN)/python docs/generate.py
 
 bench: $(INSTALLED)
 	$(BIN)/python bench/overhead.py --json bench/cache/overhead.json

@@ -60,6 +60,16 @@ class Connection:
         """Whether nothing is in flight."""
         return self._books.is_idle
 
+    @property
+    def stuck(self) -> bool:
+        """Whether something is to be sent that the socket did not take."""
+        return self._outbox.stuck
+
+    def push_again(self) -> None:
+        """Tries to send it, where there is something."""
+        if self._outbox.stuck:
+            self._push()
+
     # --- asking -----------------------------------------------------------------------------------------------------------
 
     def start(self, entry: Entry, message: Message, fds: Sequence[int] = (), parts: Sequence[bytes] = ()) -> None:

@@ -21,7 +21,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "senders": sections.senders,
     "messages": sections.messages,
     "frame": sections.frame,
-    "wire": lambda: "",
+    "wire": lambda: f"```python\n{(ROOT / 'clients' / 'wire.py').read_text()}```\n",
     "fields": sections.fields,
     "settings": sections.settings,
     "commands": sections.commands,

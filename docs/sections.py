@@ -57,7 +57,9 @@ def senders() -> str:
     for heading, kinds in _groups():
         sender, receiver = SENDERS[heading]
         rows += [(_tag(kind), sender, receiver, _first_sentence(kind)) for kind in kinds if _is_message(kind)]
-    rows.append(('`"hello"`', "worker", "broker", "As from a client, with the role `worker`: a worker that was started by hand."))
+    rows.append(
+        ('`"hello"`', "worker", "broker", "As from a client, with the role `worker`: a worker that was started by hand.")
+    )
     return table(("`type`", "sender", "receiver", "says"), rows)
 
 
@@ -121,31 +123,33 @@ def _default(field: shapes.Field) -> str:
     if field.default_factory is not msgspec.NODEFAULT:
         return f"`{field.default_factory()}`"
     default = [] if isinstance(field.default, msgspec.Raw) else field.default
-    return "nil" if default is None else f"`{str(default).lower() if isinstance(default, bool) else msgspec.json.encode(default).decode()}`"
+    return "nil" if default is None else f"`{msgspec.json.encode(default).decode()}`"
 
 
 def _type(kind: Any) -> str:
     """A type in the words of MessagePack, with its bounds."""
-    if isinstance(kind, shapes.Metadata):
-        return _type(kind.type)
-    if isinstance(kind, shapes.IntType):
-        bounds = [f">= {kind.ge}"] if kind.ge else []
-        bounds += [f"<= {kind.le}"] if kind.le is not None and kind.le != 2**63 - 1 else []
-        return " ".join(["uint" if kind.ge == 0 else "int", *bounds])
-    if isinstance(kind, shapes.StrType):
-        return "str" if kind.max_length is None else f"str, at most {kind.max_length} characters"
-    if isinstance(kind, shapes.BytesType):
-        return "bin" if kind.max_length is None else f"bin, {kind.max_length} bytes"
-    if isinstance(kind, shapes.LiteralType):
-        return " or ".join(f'`"{value}"`' for value in kind.values)
-    if isinstance(kind, shapes.ListType):
-        bound = "" if kind.max_length is None else f", at most {kind.max_length}"
-        return f"array of {_type(kind.item_type)}{bound}"
-    if isinstance(kind, shapes.UnionType):
-        return " or ".join(_type(option) for option in kind.types)
-    if isinstance(kind, shapes.StructType):
-        return str(kind.cls.__name__)
-    return _SIMPLE[type(kind)]
+    match kind:
+        case shapes.Metadata():
+            text = _type(kind.type)
+        case shapes.IntType():
+            bounds = [f">= {kind.ge}"] if kind.ge else []
+            bounds += [f"<= {kind.le}"] if kind.le not in (None, 2**63 - 1) else []
+            text = " ".join(["uint" if kind.ge == 0 else "int", *bounds])
+        case shapes.StrType():
+            text = "str" if kind.max_length is None else f"str, at most {kind.max_length} characters"
+        case shapes.BytesType():
+            text = "bin" if kind.max_length is None else f"bin, {kind.max_length} bytes"
+        case shapes.LiteralType():
+            text = " or ".join(f'`"{value}"`' for value in kind.values)
+        case shapes.ListType():
+            text = f"array of {_type(kind.item_type)}" + ("" if kind.max_length is None else f", at most {kind.max_length}")
+        case shapes.UnionType():
+            text = " or ".join(_type(option) for option in kind.types)
+        case shapes.StructType():
+            text = kind.cls.__name__
+        case _:
+            text = _SIMPLE[type(kind)]
+    return text
 
 
 _SIMPLE = {
@@ -210,8 +214,8 @@ def settings() -> str:
 def settings_file() -> str:
     """conf/penstock.toml: all of it, with every default commented out."""
     head = (
-        "# Settings of `penstock serve` and `penstock broker`: --config FILE. Every key there is, with its default; remove the\n"
-        "# leading # to change one. A flag or an environment variable comes first. Made by docs/generate.py.\n"
+        "# Settings of `penstock serve` and `penstock broker`: --config FILE. Every key there is, with its default; to change\n"
+        "# one, remove its leading #. A flag or an environment variable comes first. Made by docs/generate.py.\n"
     )
     parts = [head]
     for key, option, default, unit in _settings():

@@ -27,6 +27,6 @@ def broker(**options: Any) -> None:
     """Like `penstock serve`, but start no workers: they come by `penstock worker MODEL --connect ADDRESS`.
 
     That is for a debugger, a profiler, or a worker in another Python. The line on standard output comes as soon as the
-    repositories have been read; a model is READY once a worker has loaded it.
+    repositories have been read; a model is READY once a worker has loaded it. Options can be set as those of `penstock serve`.
     """
     run_broker(spawn_workers=False, **options)

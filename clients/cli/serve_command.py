@@ -31,5 +31,8 @@ def serve(**options: Any) -> None:
 
     One model that fails to load does not stop the others: requests for it are refused with the reason, and
     `penstock status` shows it.
+
+    Each option can be set by an environment variable too, such as PENSTOCK_DRAIN_S for --drain-s, or in a file: flags come
+    first, then the environment, then the file.
     """
     run_broker(spawn_workers=True, **options)

@@ -86,9 +86,7 @@ def serving_options(command: Command) -> Command:
     return command
 
 
-def run_broker(
-    *, log_level: str, as_json: bool, parent: int | None, spawn_workers: bool, strict: bool, **options: Any
-) -> None:
+def run_broker(*, log_level: str, as_json: bool, parent: int | None, spawn_workers: bool, strict: bool, **options: Any) -> None:
     """Serves until a signal or `penstock stop`; says on standard output when it is ready. Raises CommandFailed."""
     if parent is not None:
         die_with_parent(parent)

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from worker_rig import Memory, Rig, copies, spec_of, unplaced
 
+from penstock.ipc.errors import ModelError
 from penstock.ipc.messages import InputSlice, LoadModel, ModelSpec, Placement, Signature
+from penstock.workers import placements
 from penstock.workers.backends.base import Backend, Tensor, Work
 
 OUT = 32768
@@ -123,6 +125,51 @@ def test_malformed_text_fails_its_request_alone() -> None:
         assert (done.items[0].code, done.items[0].fault) == ("INVALID_ARG", "caller")
         assert "claims 65535 bytes, 4 are left" in done.items[0].message
         assert rig.memory.text(OUT + 100, 8, (1, 1)).tolist() == [[b"good"]]
+
+
+# --- whose rows are whose ----------------------------------------------------------------------------------------------------
+
+
+def test_rows_that_were_reordered_for_execution_go_back_to_their_own_requests() -> None:
+    with Rig(simple(), backend=Scripted(lambda work: [work.inputs[0] * 2])) as rig:
+        # Given requests of one, two and three rows that lie in memory in another order than they came in
+        tensors = [np.full((count, 2), count, np.float32) for count in (1, 2, 3)]
+        places = [(512, OUT), (0, OUT + 100), (256, OUT + 200)]
+        # When they are executed together
+        done = rig.run(*(request(rig.memory, x, at, out) for x, (at, out) in zip(tensors, places, strict=True)))
+        # Then each finds what was computed from its own rows
+        assert done.items == []
+        for x, (_, out) in zip(tensors, places, strict=True):
+            np.testing.assert_array_equal(rig.memory.get(out, "FP32", x.shape), x * 2)
+
+
+def test_a_failure_of_a_reordered_request_is_its_own() -> None:
+    def fail_negative(work: Work) -> Sequence[Tensor]:
+        (x,) = work.inputs
+        work.failures.update({at: ModelError(f"row {at}") for at in range(len(x)) if x[at, 0] < 0})
+        return [x * 2]
+
+    with Rig(simple(), backend=Scripted(fail_negative)) as rig:
+        good, bad = np.ones((1, 2), np.float32), -np.ones((1, 2), np.float32)
+        done = rig.run(
+            request(rig.memory, good, 512), request(rig.memory, good, 256, OUT + 64), request(rig.memory, bad, 0, OUT + 128)
+        )
+        assert [item.message for item in done.items] == ["", "", "row 0"]
+        assert rig.memory.get(OUT, "FP32", (2,)).tolist() == [2, 2]
+
+
+# --- placements that come again ----------------------------------------------------------------------------------------------
+
+
+def test_the_oldest_placement_is_forgotten_beyond_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placements, "KEPT", 3)
+    with Rig(simple(), backend=Scripted(lambda work: [work.inputs[0]])) as rig:
+        for at in (0, 8, 16, 24, 32, 0):
+            x = np.full((1, 2), at, np.float32)
+            assert rig.run(request(rig.memory, x, at, OUT + at)).items == []
+            assert rig.memory.get(OUT + at, "FP32", (2,)).tolist() == [at, at]
+        offsets = [prepared.spans[0].offset for prepared in rig.runner._placements.kept.values()]
+        assert offsets == [24, 32, 0]
 
 
 # --- variable dims -----------------------------------------------------------------------------------------------------------
@@ -239,6 +286,23 @@ def test_an_isolated_region_that_shrank_costs_its_own_request(left: int) -> None
         assert done.items[1].code == ""
         np.testing.assert_array_equal(rig.memory.get(OUT, "FP32", (1, 2)), x + 1)
         assert os.fstat(other.fd).st_size == left
+
+
+def test_what_cannot_be_read_is_zeros_and_nothing_of_an_earlier_batch() -> None:
+    seen: list[Tensor] = []
+
+    def look(work: Work) -> Sequence[Tensor]:
+        seen.append(work.inputs[0].copy())
+        return [work.inputs[0]]
+
+    with Rig(simple(), backend=Scripted(look), isolate=True) as rig:
+        other = rig.map(shrinkable(2), sealed=False)
+        secret = np.full((1, 2), 42, np.float32)
+        doomed, fine = request(other, secret, at=96, out=4096), request(rig.memory, secret)
+        assert rig.run(doomed, fine).items == []
+        os.ftruncate(other.fd, 0)
+        assert [item.code for item in rig.run(doomed, fine).items] == ["INVALID_ARG", ""]
+        assert sorted(seen[1].tolist()) == [[0, 0], [42, 42]]
 
 
 def test_a_place_that_shrank_away_is_not_made_again() -> None:

@@ -206,15 +206,18 @@ class Barrier:
         self._listener.settimeout(START_S)
         self._held: list[socket.socket] = []
         self._opener: threading.Thread | None = None
+        self._closing = False
 
     def __enter__(self) -> Barrier:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # ends an accept that another thread is in
+        self._closing = True
         if self._opener is not None:
-            self._opener.join()
+            with socket.socket(socket.AF_UNIX) as knock:  # which the opener lets through, and then ends
+                knock.connect(str(self.path))
+                knock.sendall(b"entered 0\n")
+                self._opener.join()
         for held in self._held:
             held.close()
         self._listener.close()
@@ -238,9 +241,10 @@ class Barrier:
         self._opener.start()
 
     def _pass_all(self) -> None:
-        with suppress(OSError):
-            while True:
-                self.entered().let_go()
+        while not self._closing:
+            held = self.entered()
+            with suppress(OSError):
+                held.let_go()
 
 
 def eventually(condition: Callable[[], bool], within_s: float, what: str) -> float:

@@ -127,3 +127,8 @@ def test_a_message_over_the_limit_is_named_and_its_neighbours_are_kept() -> None
     messages: list[Message] = [Cancel(1), Register(2, "x" * 200, "memfd", 1), Cancel(3), Cancel(4)]
     pieces = encode_frames(messages, [0] * 4, 60, 0)
     assert [(piece.frame is None, piece.first, piece.end) for piece in pieces] == [(False, 0, 1), (True, 1, 2), (False, 2, 4)]
+
+
+def test_a_frame_brings_no_more_than_it_may() -> None:
+    pieces = encode_frames([Cancel(number) for number in range(5)], [1, 1, 1, 2, 0], 1000, 2)
+    assert [(piece.first, piece.end) for piece in pieces] == [(0, 2), (2, 3), (3, 5)]

@@ -147,7 +147,7 @@ def test_values_out_of_range_are_refused_like_flags(text: str, file: Path) -> No
     file.write_text(text)
     shown = penstock("broker", file)
     assert shown.exit_code == 2
-    assert f"--{text.split(' ')[0].replace('_', '-')}" in shown.stderr
+    assert f"--{text.partition(' ')[0].replace('_', '-')}" in shown.stderr
 
 
 def test_a_missing_file_is_fatal(file: Path) -> None:

@@ -352,6 +352,17 @@ def test_a_principal_may_queue_no_more_than_its_bound(broker: Broker) -> None:
     assert broker.outcomes == {2: "OVERLOADED"}
 
 
+def test_the_bound_of_a_principal_holds_while_no_instance_has_room(broker: Broker) -> None:
+    broker.add_model(1, Policy(0, credits=1, max_queued_per_principal=2), 1)
+    for number in range(4):
+        broker.arrive(number)
+    broker.arrive(4, principal="ben")
+    assert (broker.at(1), broker.outcomes) == ([[0]], {3: "OVERLOADED"})
+    broker.answer(1)
+    broker.arrive(5)
+    assert broker.outcomes == {3: "OVERLOADED", 0: "ok"}, "request 1 was sent and no longer counts"
+
+
 def test_withdrawn_requests_do_not_pile_up(broker: Broker) -> None:
     broker.add_model(1, GREEDY)
     broker.arrive(0)

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every fault, by the part of the system that it is put into."""
+
+from __future__ import annotations
+
+import link_faults
+import packing_faults
+import registry_faults
+import scheduler_faults
+from fault import Fault
+
+FAULTS: tuple[Fault, ...] = (
+    *scheduler_faults.FAULTS,
+    *link_faults.FAULTS,
+    *packing_faults.FAULTS,
+    *registry_faults.FAULTS,
+)

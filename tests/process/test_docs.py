@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the pages show is run: every Python block marked runnable, every query, against one broker on the sample models."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from running import RunningBroker, eventually
+
+from penstock.clients import Client
+from penstock.runtime.queries import Queries
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_BLOCK = re.compile(r"^( *)```python runnable\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+
+
+def snippets() -> Iterator[Any]:
+    for page in PAGES:
+        text = page.read_text()
+        for found in _BLOCK.finditer(text):
+            line = text.count("\n", 0, found.start(2)) + 1
+            source = "\n" * (line - 1) + textwrap.dedent(found[2])  # so that a traceback names the page's own line
+            yield pytest.param(page, source, id=f"{page.name}:{line}")
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
+    with RunningBroker(tmp_path_factory.mktemp("docs"), ROOT / "model_repository") as running:
+        yield running
+
+
+@pytest.fixture
+def images() -> Any:
+    """Eight digits, as the README's example takes for granted."""
+    with np.load(ROOT / "model_repository" / "digits" / "held_out.npz") as held_out:
+        return held_out["images"][:8].astype(np.float32).reshape(8, 1, 8, 8)
+
+
+def test_there_are_examples() -> None:
+    pages = [snippet.values[0].name for snippet in snippets()]
+    assert pages.count("README.md") == 1 and pages.count("guides.md") >= 3
+
+
+@pytest.mark.parametrize(("page", "source"), list(snippets()))
+def test_the_example_runs(page: Path, source: str, broker: RunningBroker, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_ADDRESS", broker.addresses["local"])
+    exec(compile(source, str(page), "exec"), {"__name__": "example", "images": images})
+
+
+def test_every_query_is_documented_with_its_keys(broker: RunningBroker) -> None:
+    text = (ROOT / "docs" / "protocol.md").read_text().split("## Queries")[1].split("\n## ")[0]
+    documented = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text.split("---|\n")[1], re.MULTILINE))
+    assert set(documented) == set(re.findall(r"'(\w+)'", repr(Queries(None))))  # type: ignore[arg-type]
+    with broker.client("local") as client, Client(broker.addresses["zmq"]) as other:
+        client.infer("simple", {"INPUT0": np.ones((1, 16), np.int32), "INPUT1": np.ones((1, 16), np.int32)})
+        with other.buffers("simple", batch=1):
+            for what in sorted(set(documented) - {"config", "stop"}):
+                found = client.query(what, "simple" if what in ("metadata", "stages") else "")
+                keys = found[0] if isinstance(found, list) else found
+                assert not [key for key in keys if f"`{key}`" not in documented[what]], what
+
+
+def test_a_worker_under_a_debugger_serves(tmp_path: Path) -> None:
+    """docs/guides.md, debug a worker by hand: pdb is told to go on, and the model is served."""
+    with RunningBroker(tmp_path, ROOT / "model_repository", command="broker") as broker:
+        command = [sys.executable, "-m", "pdb", "-m", "penstock.clients.cli", "worker", "simple"]
+        with subprocess.Popen(
+            [*command, "--connect", broker.addresses["local"]], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        ) as worker:
+            assert worker.stdin is not None
+            worker.stdin.write("continue\n")
+            worker.stdin.flush()
+            with broker.client("local") as client:
+                eventually(lambda: client.is_ready("simple"), 20.0, "the worker is attached")
+                ones = np.ones((1, 16), np.int32)
+                result = client.infer("simple", {"INPUT0": ones, "INPUT1": ones}, explain=True)
+                assert result.outputs["OUTPUT0"].tolist() == [[2] * 16]
+                assert result.explain is not None and result.explain.instance.startswith("simple_attached_")
+            worker.kill()
