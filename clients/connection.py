@@ -15,9 +15,10 @@ from ..ipc.addresses import Address
 from ..ipc.errors import BrokerError, CallerError, Code, PenstockError
 from ..ipc.local import LinkClosed
 from ..ipc.messages import Cancel, Goodbye, Message, Ping, Welcome
-from .books import Announced, Books
+from .books import Books
 from .futures import InferFuture
 from .last_resort import LastResort
+from .leading import Leading, announce
 from .links import Link
 from .outbox import Outbox
 from .pending import Entry
@@ -25,6 +26,8 @@ from .watch import Watch
 
 RETRY_S = 0.002
 """How soon a full socket is tried again. It is full only when the broker is stopped or far behind."""
+FRESH_NS = 10_000_000
+"""A broker heard of within this time is not looked at again before something is sent to it."""
 
 
 class Connection:
@@ -33,13 +36,14 @@ class Connection:
     def __init__(self, link: Link, welcome: Welcome, address: Address) -> None:
         self.welcome = welcome
         self.address = address
-        self.reads = 0  # by which the reader of last resort sees that somebody else reads
         self._link = link
         self._input = Watch(link.fileno())
         self._books = Books(link, self._input)
         self._outbox = Outbox(link)
-        self._last_resort = LastResort(self, self._books, welcome.lease_s / 3)
+        self._leading = Leading(self, link, self._books, self._input)
+        self._last_resort = LastResort(self, self._leading, self._books, welcome.lease_s / 3)
         self._letting_go = threading.Lock()
+        self._heard_ns = 0  # when something was last read
         self._closing = False
         self._forked = False
 
@@ -56,19 +60,9 @@ class Connection:
         return self._forked or self._books.lost is not None
 
     @property
-    def is_idle(self) -> bool:
-        """Whether nothing is in flight."""
-        return self._books.is_idle
-
-    @property
     def stuck(self) -> bool:
         """Whether something is to be sent that the socket did not take."""
         return self._outbox.stuck
-
-    def push_again(self) -> None:
-        """Tries to send it, where there is something."""
-        if self._outbox.stuck:
-            self._push()
 
     # --- asking -----------------------------------------------------------------------------------------------------------
 
@@ -76,13 +70,13 @@ class Connection:
         """Sends a request; its answer comes to `entry`. Raises BrokerError, and has done nothing, on a lost connection."""
         self._books.add((entry,))
         self._outbox.put(message, fds, parts)
-        self._push()
+        self.push()
 
     def start_all(self, requests: Sequence[tuple[Entry, Message, Sequence[bytes]]]) -> None:
         """The same for several requests, in one frame."""
         self._books.add([entry for entry, _, _ in requests])
         self._outbox.put_all((message, (), parts) for _, message, parts in requests)
-        self._push()
+        self.push()
 
     def cancel(self, entry: Entry, error: BaseException) -> bool:
         """Gives up on the entry, which gets `error`, and tells the broker. False when it was answered before."""
@@ -92,8 +86,8 @@ class Connection:
             return False
         if entry.lease is not None:
             self._outbox.put(Cancel(entry.number))
-            self._push()
-        _announce(announced)
+            self.push()
+        announce(announced)
         return True
 
     def watch(self, future: InferFuture) -> None:
@@ -105,19 +99,20 @@ class Connection:
     def ping(self) -> None:
         """Keeps the session's lease, where it has one."""
         self._outbox.put(Ping())
-        self._push()
+        self.push()
         self.glance()
 
-    def _push(self, patient: bool = False) -> None:
+    def push(self, patient: bool = False) -> None:
+        """Sends what waits to be sent, as far as the socket takes it."""
         try:
             refused = self._outbox.push(patient)
         except (LinkClosed, PenstockError) as error:
-            self._lose(error)
+            self.lose(error)
             return
         for message, why in refused:
-            _announce(self._books.refuse(message, why))
+            announce(self._books.refuse(message, why))
         if self._outbox.stuck:
-            self._books.wake_leader()  # which tries again after RETRY_S
+            self._books.wake_leader()  # which tries again soon
             self._last_resort.need()  # where nobody leads, since nobody waits
 
     # --- waiting ----------------------------------------------------------------------------------------------------------
@@ -133,7 +128,7 @@ class Connection:
         while not entry.answered:
             waiter = self._books.queue(entry)
             if waiter is None or self._books.sleep(waiter, until_ns):
-                self._lead(entry, until_ns)
+                self._leading.lead(entry, until_ns)
             if until_ns and not entry.answered and (now_ns := time.monotonic_ns()) >= until_ns:
                 self._expire(now_ns)
                 if limit_ns and now_ns >= limit_ns:
@@ -144,64 +139,17 @@ class Connection:
         for entry in self._books.expired(now_ns):
             self.cancel(entry, _no_answer(self.address))
 
-    # --- reading ----------------------------------------------------------------------------------------------------------
-
-    def _lead(self, entry: Entry | None, until_ns: int) -> None:
-        """The leader's time: reads until its entry is answered. None: the reader of last resort, for all watched futures."""
-        announced: Announced = []
-        books = self._books
-        try:
-            while not announced and books.lost is None:
-                if entry.answered if entry is not None else (books.wanted or not books.watched):
-                    break
-                if not self._read(announced):
-                    self._doze(until_ns)
-                    if until_ns and time.monotonic_ns() >= until_ns:
-                        break
-        finally:
-            if books.step_down():
-                self._let_go()
-        _announce(announced)  # with the lead passed on: a callback may call this client again
-
-    def _read(self, announced: Announced) -> bool:
-        """Reads what is there. False when there is nothing."""
-        self.reads += 1
-        try:
-            messages = self._link.receive()
-            if not messages:
-                return False
-            self._books.take(messages, announced)
-        except (LinkClosed, PenstockError) as error:
-            self._lose(error)
-        return True
-
-    def _doze(self, until_ns: int) -> None:
-        """Waits for input, or for another thread to wake the leader; not past `until_ns`."""
-        timeout_s = max(until_ns - time.monotonic_ns(), 0) / 1e9 if until_ns else None
-        if self._outbox.stuck:
-            timeout_s = RETRY_S if timeout_s is None else min(timeout_s, RETRY_S)
-        self._input.wait(timeout_s)
-        if self._outbox.stuck:
-            self._push()
-
     def glance(self) -> None:
         """Takes note of what has arrived, without waiting: releases, or that the broker is gone."""
-        if not self._books.take_lead():
-            return
-        announced: Announced = []
-        try:
-            self._read(announced)
-        finally:
-            if self._books.step_down():
-                self._let_go()
-        _announce(announced)
+        if self._books.take_lead():
+            self._leading.glance()
 
     def read_as_last_resort(self) -> bool:
         """Leads for all watched futures until a caller waits. False when somebody leads already."""
         until_ns = self._books.take_lead_as_last_resort()
         if until_ns is None:
             return False
-        self._lead(None, until_ns)
+        self._leading.lead(None, until_ns)
         if until_ns and (now_ns := time.monotonic_ns()) >= until_ns:
             self._expire(now_ns)
         return True
@@ -213,20 +161,20 @@ class Connection:
         if not self._forked:
             self._closing = True  # the broker may hang up before we do
             self._outbox.put(Goodbye())
-            self._push(patient=True)
-            self._lose(None)
+            self.push(patient=True)
+            self.lose(None)
 
-    def _lose(self, reason: Exception | None) -> None:
+    def lose(self, reason: Exception | None) -> None:
         """The connection has ended. Everybody is told, at once."""
         announced = self._books.lose(_closed if self._closing or reason is None else _lost(self.address, reason))
         if announced is None:
             return
         self._last_resort.stop()
         if self._books.nobody_leads:  # else the leader lets go when it steps down
-            self._let_go()
-        _announce(announced)
+            self.let_go()
+        announce(announced)
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """Closes what is open: the connection has ended, and nobody reads, now or later."""
         with self._letting_go:
             self._outbox.close()
@@ -240,11 +188,6 @@ class Connection:
     def _raise_if_forked(self) -> None:
         if self._forked:
             raise used_after_fork()
-
-
-def _announce(announced: Sequence[InferFuture]) -> None:
-    for future in announced:
-        future.announce()
 
 
 def used_after_fork() -> PenstockError:

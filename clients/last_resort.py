@@ -17,22 +17,31 @@ MAX_LOOK_S = 0.016
 """While callers read, it looks only this often whether they still do."""
 
 
-class Readable(Protocol):
-    """What it needs of the connection."""
+class Host(Protocol):
+    """What it needs of the host."""
+
+    @property
+    def stuck(self) -> bool:
+        """Whether something is to be sent that the socket did not take."""
+
+    def push(self) -> None:
+        """Tries to send it."""
+
+    def read_as_last_resort(self) -> bool:
+        """Reads until a caller wants to. False when somebody reads already."""
+
+    def ping(self) -> None:
+        """Keeps the lease."""
+
+
+class Readings(Protocol):
+    """How often the link has been read, by anybody."""
 
     reads: int
 
-    @property
-    def watched(self) -> int: ...
-    @property
-    def stuck(self) -> bool: ...
-    def push_again(self) -> None: ...
-    def read_as_last_resort(self) -> bool: ...
-    def ping(self) -> None: ...
-
 
 class Watched(Protocol):
-    """What it needs of the connection's books."""
+    """How many unanswered futures are watched."""
 
     watched: int
 
@@ -40,8 +49,9 @@ class Watched(Protocol):
 class LastResort:
     """Owns the thread. `need` and `stop` may be called by any thread."""
 
-    def __init__(self, connection: Readable, books: Watched, ping_s: float) -> None:
-        self._connection = connection
+    def __init__(self, host: Host, readings: Readings, books: Watched, ping_s: float) -> None:
+        self._host = host
+        self._readings = readings
         self._books = books
         self._ping_s = ping_s  # 0: no lease to be kept
         self._thread: threading.Thread | None = None
@@ -72,22 +82,23 @@ class LastResort:
         self._thread.start()
 
     def _run(self) -> None:
-        connection, books = self._connection, self._books
+        host, readings, books = self._host, self._readings, self._books
         ping_at = time.monotonic() + self._ping_s
         look_s = UNREAD_S
         while not self._stopped.is_set():
             self._needed.wait(max(ping_at - time.monotonic(), 0.0) if self._ping_s else None)
             if self._ping_s and time.monotonic() >= ping_at:
                 ping_at = time.monotonic() + self._ping_s
-                connection.ping()
-            if not books.watched and not connection.stuck:
+                host.ping()
+            if not books.watched and not host.stuck:
                 self._needed.clear()
-                if books.watched or connection.stuck:  # between the two lines
+                if books.watched or host.stuck:  # between the two lines
                     self._needed.set()
                 continue
-            reads = connection.reads
+            reads = readings.reads
             if self._stopped.wait(look_s):
                 return
-            connection.push_again()
-            led = connection.reads == reads and connection.read_as_last_resort()
+            if host.stuck:
+                host.push()
+            led = readings.reads == reads and host.read_as_last_resort()
             look_s = UNREAD_S if led else min(look_s * 2, MAX_LOOK_S)

@@ -67,8 +67,7 @@ class Session:
         """A connection not known to be lost. Raises BrokerError when none can be had in time, CallerError when closed."""
         connection = self._connection
         if connection is not None:
-            if connection.is_idle:
-                connection.glance()  # the broker may have gone while nobody was looking
+            connection.look()  # the broker may have gone while nobody was looking
             if not connection.is_lost:
                 return connection
         return self._reconnect()

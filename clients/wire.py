@@ -40,6 +40,7 @@ class WireClient:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 24 * 3600 * 1000)  # never: another connection is another session
         self._socket.setsockopt(zmq.RCVTIMEO, int(timeout_s * 1000))
         self._socket.connect(address)
         self._ids = itertools.count(1)

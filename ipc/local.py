@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 
 from .codec import MAX_FRAME_BYTES, BadMessage, FrameDecoder, encode_frame, encode_frames
-from .descriptors import ANCILLARY_BYTES, MAX_FDS_PER_FRAME, ReceivedFds, close_all, duplicates, rights
+from .descriptors import ANCILLARY_BYTES, MAX_FDS_PER_FRAME, ReceivedFds, close_all, duplicates, memory_of, rights
 from .errors import BrokerError, CallerError, MachineError, invalid
 from .messages import Message
 from .peers import Peer, peer_of
@@ -70,7 +70,8 @@ class LocalLink(Generic[M]):
         #: messages put since the last flush, and the descriptors (ours) of those that have any, by position
         self._queued: list[Message] = []
         self._queued_fds: dict[int, list[int]] = {}
-        #: (bytes not yet written, descriptors that go with the first of them) per frame that did not fit the socket
+        #: (bytes not yet written, descriptors that go with the first of them) per frame that did not fit the socket;
+        #: `backlog` is what both take
         self._outgoing: deque[tuple[memoryview, list[int]]] = deque()
         self.backlog = 0
         self._poll = select.poll()
@@ -84,7 +85,7 @@ class LocalLink(Generic[M]):
 
     def check_invariants(self) -> None:
         """What is counted is what is there."""
-        assert self.backlog == sum(len(rest) for rest, _ in self._outgoing), self
+        assert self.backlog == sum(len(rest) + memory_of(fds) for rest, fds in self._outgoing), self
         assert all(position < len(self._queued) for position in self._queued_fds), self
         assert len(self._pending) <= self._max_frame_bytes + _LENGTH.size + BUFFER_BYTES, self
 
@@ -198,7 +199,7 @@ class LocalLink(Generic[M]):
                 return False
             except OSError as error:
                 raise _closed_or(error) from error
-            self.backlog -= written
+            self.backlog -= written + memory_of(fds)
             close_all(fds)  # they went with the first byte
             if written == len(rest):
                 outgoing.popleft()
@@ -225,7 +226,7 @@ class LocalLink(Generic[M]):
 
     def _enqueue(self, content: memoryview, fds: list[int]) -> None:
         self._outgoing.append((content, fds))
-        self.backlog += len(content)
+        self.backlog += len(content) + memory_of(fds)
 
     # --- the end ---------------------------------------------------------------------------------------------------------
 

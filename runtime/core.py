@@ -195,11 +195,11 @@ class Core:
             self.reception.end(session, "connection lost")
             return True
         except PenstockError as error:  # an answer beyond the frame limit, or no memory to send it
-            self.reception.end(session, f"cannot be answered: {error.message}")
+            self.reception.expel(session, f"cannot be answered: {error.message}")
             return True
         if session.link.backlog <= self.settings.max_reply_backlog_bytes:
             return False
-        self.reception.end(session, f"does not read its replies: {session.link.backlog} bytes are waiting")
+        self.reception.expel(session, f"does not read its replies: {session.link.backlog} bytes are waiting")
         return True
 
     def is_settled(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Raw, structs
 
 from ..ipc.codec import encode
+from ..ipc.errors import PenstockError
 from ..ipc.messages import Batch, BatchDone, Explanation, Failed, ItemResult, OutputTensor, Released, Result
 from .fleet import Fleet
 from .models import ModelTable
@@ -143,7 +144,11 @@ class Delivery:
             brought = [fd]
         elif fd is not None and not request.client.ended:
             parts = [os.pread(fd, output.byte_size, output.offset) for output in outputs if not output.region]
-        self._succeed(request, Raw(encode(outputs)), batch, report, brought, parts)
+        try:
+            self._succeed(request, Raw(encode(outputs)), batch, report, brought, parts)
+        except PenstockError as error:  # no descriptor is left to hand the outputs over with
+            self._fail(request, (error.code.value, error.message, error.fault), True, now_ns)
+            return False
         return True
 
     def _succeed(

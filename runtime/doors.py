@@ -13,6 +13,7 @@ from ..ipc.local import LinkClosed, LocalLink, LocalListener
 from ..ipc.messages import BatchDone, FromClient, Loaded, LoadFailed, Ready
 from ..ipc.zeromq import RouterDoor, RouterPeer
 from .event_loop import READ, WRITE, EventLoop
+from .farewells import Farewells
 from .sessions import Session
 from .settings import Settings
 
@@ -135,6 +136,7 @@ class ZmqDoor:
         #: sessions whose owner cannot be watched
         self._leased: set[Session] = set()
         self._retry_ns: int | None = None
+        self._farewells = Farewells(self._door.send)
         self._more = False  # the last read returned something: only one that returns nothing has read everything
         loop.add(self._door.fileno(), self._readable)
 
@@ -177,6 +179,8 @@ class ZmqDoor:
             self._retry_ns = None
             self._core.reception.unflushed.update(self._full)
             self._full.clear()
+        if self._farewells.due_ns is not None and now_ns >= self._farewells.due_ns:
+            self._farewells.say(now_ns, {peer.routing_id for session, peer in self._peers.items() if session.greeted})
         return self._read() if self._peers or self._more else False
 
     def wait_for_room(self, session: Session, now_ns: int) -> None:
@@ -187,9 +191,12 @@ class ZmqDoor:
 
     def wake_ns(self, next_sweep_ns: int) -> int | None:
         """When this door must be looked at although nothing happens; None: no need."""
-        if self._leased:
-            return next_sweep_ns if self._retry_ns is None else min(self._retry_ns, next_sweep_ns)
-        return self._retry_ns
+        wake_ns, farewell_ns = self._retry_ns, self._farewells.due_ns
+        if self._leased and (wake_ns is None or next_sweep_ns < wake_ns):
+            wake_ns = next_sweep_ns
+        if farewell_ns is not None and (wake_ns is None or farewell_ns < wake_ns):
+            wake_ns = farewell_ns
+        return wake_ns
 
     def forget(self, session: Session) -> None:
         """Stops listening to a session and to its owner's death."""
@@ -200,6 +207,8 @@ class ZmqDoor:
         if session.peer is not None and session.peer.pidfd is not None:
             self._loop.remove(session.peer.pidfd)
             os.close(session.peer.pidfd)
+        if session.expelled:
+            self._farewells.add(peer.routing_id, session.expelled)
 
     def sweep(self, now_ns: int, stalled_ns: int) -> None:
         """Ends the sessions whose lease is over."""
@@ -207,7 +216,7 @@ class ZmqDoor:
         for session in list(self._leased):
             session.heard_ns += stalled_ns
             if now_ns - session.heard_ns > limit_ns:
-                self._core.reception.end(session, f"not heard of for {self._settings.lease_s:g} s")
+                self._core.reception.expel(session, f"not heard of for {self._settings.lease_s:g} s")
 
     def close(self) -> None:
         """Unbinds."""

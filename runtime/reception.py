@@ -97,6 +97,11 @@ class Reception:
         self._core.host.forget(session)
         session.link.close()
 
+    def expel(self, session: Session, why: str) -> None:
+        """The broker ends the session of a client that may well live on, and must learn of it."""
+        session.expelled = why
+        self.end(session, why)
+
     def receive(self, session: Session, messages: Sequence[Any]) -> None:
         """Carries out what a client said, in order."""
         session.heard_ns = self._core.clock()

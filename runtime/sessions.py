@@ -38,6 +38,7 @@ class Session:
         self.takes_fds = takes_fds  # local link: outputs without a place come as a descriptor; else as parts
         self.greeted = False
         self.ended = False
+        self.expelled = ""  # why the broker ended it, if it did
         self.name = ""
         self.heard_ns = now_ns  # for the lease of tcp:// sessions
         self.regions = RegionNames()

@@ -72,9 +72,6 @@ def attach(address: str | None, model: str) -> int:
 
 def serve(sock: socket.socket, greeting: Hello | None = None) -> int:
     """Runs the loop on a connected socket, which it takes."""
-    # Since 1.29 onnxruntime's wheels for Linux report each session to Microsoft, from a thread and with a file in /tmp of their
-    # own, unless this is set before it is imported. What is served here is nobody else's business; 0 brings it back.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     link: LocalLink[ToWorker] = LocalLink(sock, FrameDecoder(ToWorker))
     if greeting is not None:
         link.put(greeting)

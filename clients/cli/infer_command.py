@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,12 +90,12 @@ def read_array(path: Path) -> Array:
     """The array in a .npy file. Pickled objects are refused: they run code when read."""
     import numpy as np
 
+    read: Callable[..., Array] = np.lib.format.read_array  # older releases of numpy give it no types
     try:
         with path.open("rb") as file:
-            array: Array = np.lib.format.read_array(file, allow_pickle=False)
+            return read(file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise CommandFailed(f"{path}: {error}") from error
-    return array
 
 
 def write_outputs(directory: Path, result: InferResult) -> dict[str, str]:

@@ -208,10 +208,11 @@ def test_tensors_in_regions_of_the_callers_own(client: Client, broker: FakeBroke
 
 
 def test_pooled_system_regions_have_no_name_once_registered(tmp_path: Path) -> None:
-    before = set(os.listdir("/dev/shm"))
+    mine = f"penstock-{os.getpid()}-"
     with FakeBroker(f"ipc://{tmp_path}/b.zmq") as broker, Client(broker.address) as client, filled(client, 0) as io:
         client.infer(io)
-        assert set(os.listdir("/dev/shm")) == before
+        assert not [name for name in os.listdir("/dev/shm") if name.startswith(mine)]
+        assert broker.of(Register)[0].key.startswith(mine)
 
 
 # --- threads --------------------------------------------------------------------------------------------------------------
@@ -554,7 +555,7 @@ def test_watched_futures_hear_of_the_brokers_death(client: Client, broker: FakeB
 
 
 def test_no_broker_is_an_error_that_names_the_address(address: str) -> None:
-    with pytest.raises(BrokerError, match="no broker at") as caught, Client(address, connect_timeout_s=SHORT_S) as client:
+    with pytest.raises(BrokerError, match="no broker at|did not answer") as caught, Client(address, connect_timeout_s=SHORT_S) as client:
         client.infer("echo", {"x": rows(1)})
     assert caught.value.code is Code.UNAVAILABLE
     assert address.split("://")[1] in caught.value.message

@@ -123,6 +123,24 @@ def test_a_reader_that_does_not_read_loses_nothing_and_the_backlog_says_how_much
     assert pair.broker.backlog == 0
 
 
+def test_a_message_comes_after_those_that_wait_already(pair: Any) -> None:
+    # Given a client that let its link fill up, and then read so much that there is room again
+    number = 0
+    while pair.broker.backlog < 1_000_000:
+        pair.broker.put(Answer(number, "x" * 50_000))
+        pair.broker.flush()
+        number += 1
+    seen: list[Any] = list(client_receives(pair))
+    # When the broker has something more to say, then it says it last
+    pair.broker.put(Answer(number, "last"))
+    pair.broker.flush()
+    while len(seen) <= number:
+        seen += client_receives(pair)
+        pair.broker.flush()
+    assert [answer.id for answer in seen] == list(range(number + 1))
+    assert pair.broker.flush()
+
+
 def test_a_blocking_flush_waits_for_the_reader(pair: Any) -> None:
     count, seen = 400, []
 

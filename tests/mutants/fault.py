@@ -15,7 +15,8 @@ class Fault:
     """`line` becomes `instead` in `file`; some test of `tests` must fail then, and none without.
 
     `line` is any piece of the source that is there exactly once; neighbouring lines may belong to it, to tell it from another
-    place, but one line only differs. `tests` are arguments for pytest, as few and as narrow as will do.
+    place, but one line only differs. `tests` are arguments for pytest, as few and as narrow as will do: examples, not
+    random ones, so that it is no matter of luck.
     """
 
     name: str

@@ -42,7 +42,7 @@ FAULTS = (
         PACKING,
         "if number != region or begin != end:",
         "if number != region or begin < end:",
-        (f"{RUNS}test_runs_say_of_every_byte_where_it_comes_from",),
+        (f"{RUNS}test_one_run_is_told_from_several_without_making_them",),
     ),
     Fault(
         "the rows of reordered requests go to each other's slots",

@@ -97,8 +97,9 @@ class Copy:
             "--tb=line",
             "-p",
             "no:cacheprovider",
+            "-p",
+            "pytest_timeout",
             f"--timeout={TEST_LIMIT_S}",
-            "--hypothesis-seed=0",
         ]
         command = [sys.executable, "-m", "pytest", *options, f"--basetemp={self._folder / 'tmp'}", *tests]
         with self._log.open("w", encoding="utf-8") as log:
@@ -122,6 +123,7 @@ class Copy:
             **os.environ,
             "PYTHONPATH": str(self._site),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # Hypothesis's takes longer to load than most of these tests to run
             "HYPOTHESIS_STORAGE_DIRECTORY": str(self._folder / "hypothesis"),
         }
 

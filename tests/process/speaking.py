@@ -8,6 +8,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from penstock.ipc.messages import (
     Answer,
     Done,
     Failed,
+    Goodbye,
     Hello,
     Infer,
     InputTensor,
@@ -69,6 +71,10 @@ class Speaker:
         self.close()
 
     def close(self) -> None:
+        """Over ZeroMQ only Goodbye says that a client has left whose process lives on."""
+        if self._sock is None:
+            with suppress(LinkClosed):
+                self.say(Goodbye())
         self.link.close()
         for mapping in self._regions.values():
             mapping.close()
@@ -87,9 +93,11 @@ class Speaker:
         else:
             self.say_bytes(struct.pack("<I", len(frame)) + frame)
 
-    def say_bytes(self, content: bytes) -> None:
-        """Bytes in the place of the length and the frame, on the local link."""
+    def say_bytes(self, content: bytes, *fds: int) -> None:
+        """Bytes in the place of the length and the frame, on the local link; descriptors go with the first of them."""
         assert self._sock is not None
+        if fds:
+            content = content[socket.send_fds(self._sock, [content], fds) :]
         self._sock.sendall(content)
 
     def hear(self) -> Any:

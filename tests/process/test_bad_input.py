@@ -363,9 +363,7 @@ def test_a_descriptor_that_came_with_a_refused_message_is_not_another_ones(broke
     try:
         for each in refused_ones:
             with Speaker(broker.running.addresses["local"]) as speaker:
-                # a message with a descriptor of its own, whatever its bytes say: put together by hand
-                speaker.link._enqueue(memoryview(framed([each])), [os.dup(wrong)])
-                speaker.link.flush(block=True)
+                speaker.say_bytes(framed([each]), wrong)
                 assert isinstance(speaker.hear(), Failed)
                 speaker.ask(Register(4, "right", "memfd", 4096, fds=1), Done, fds=(right,))
     finally:

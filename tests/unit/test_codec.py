@@ -132,3 +132,10 @@ def test_a_message_over_the_limit_is_named_and_its_neighbours_are_kept() -> None
 def test_a_frame_brings_no_more_than_it_may() -> None:
     pieces = encode_frames([Cancel(number) for number in range(5)], [1, 1, 1, 2, 0], 1000, 2)
     assert [(piece.first, piece.end) for piece in pieces] == [(0, 2), (2, 3), (3, 5)]
+
+
+def test_a_frame_is_no_larger_than_it_may_be() -> None:
+    message = Cancel(1)
+    size = len(encode(message))
+    pieces = encode_frames([message] * 7, [0] * 7, 5 + 3 * size, 0)
+    assert [(piece.first, piece.end) for piece in pieces] == [(0, 3), (3, 6), (6, 7)]

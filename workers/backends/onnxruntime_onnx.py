@@ -14,12 +14,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from ...ipc.errors import Code, ModelError, PenstockError, invalid
 from ...ipc.messages import LoadModel, ModelSpec, Signature, TensorSpec
 from ...ipc.tensors import byte_size, numpy_dtype
 from .base import Backend, Tensor, Work
+
+# Since 1.29 onnxruntime's wheels for Linux report each session to Microsoft, from a thread and with files of their own, unless
+# this is set before it is imported. What is served here is nobody else's business; 0 brings it back.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime as ort
 
 #: datatype -> (onnxruntime's name of it, its number in onnx.TensorProto.DataType)
 ONNX_TYPES: dict[str, tuple[str, int]] = {

@@ -24,7 +24,7 @@ def say(**words: Any) -> None:
 
 def shared_memory() -> list[str]:
     targets = (os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}"))
-    return [target for target in targets if "memfd:" in target or "/dev/shm" in target] + os.listdir("/dev/shm")
+    return [target for target in targets if "memfd:" in target or "/dev/shm" in target] + [name for name in os.listdir("/dev/shm") if f"-{os.getpid()}-" in name]
 
 
 def main(address: str, model: str, limit: int) -> None:

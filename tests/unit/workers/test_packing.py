@@ -49,6 +49,13 @@ def test_a_gap_in_the_packed_tensor_starts_a_new_run() -> None:
     assert merge([span(0, 8), span(8, 8)], starts=[4, 12]) == [Run(1, 0, 16, 4, 0, 2)]
 
 
+def test_one_run_is_told_from_several_without_making_them() -> None:
+    assert is_one_run([span(0, 8), span(8, 8), span(16, 4)])
+    assert not is_one_run([span(0, 8), span(9, 8)])
+    assert not is_one_run([span(8, 8), span(0, 8)])
+    assert not is_one_run([span(0, 8), Span(2, 8, BASE + 0x100_0008, 8)])
+
+
 def test_nothing_is_no_run() -> None:
     assert merge([]) == []
 
