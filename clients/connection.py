@@ -24,11 +24,6 @@ from .outbox import Outbox
 from .pending import Entry
 from .watch import Watch
 
-RETRY_S = 0.002
-"""How soon a full socket is tried again. It is full only when the broker is stopped or far behind."""
-FRESH_NS = 10_000_000
-"""A broker heard of within this time is not looked at again before something is sent to it."""
-
 
 class Connection:
     """A link that has been welcomed. Ends once; `is_lost` from then on."""
@@ -43,7 +38,6 @@ class Connection:
         self._leading = Leading(self, link, self._books, self._input)
         self._last_resort = LastResort(self, self._leading, self._books, welcome.lease_s / 3)
         self._letting_go = threading.Lock()
-        self._heard_ns = 0  # when something was last read
         self._closing = False
         self._forked = False
 
@@ -138,6 +132,11 @@ class Connection:
     def _expire(self, now_ns: int) -> None:
         for entry in self._books.expired(now_ns):
             self.cancel(entry, _no_answer(self.address))
+
+    def look(self) -> None:
+        """Glances, unless something is in flight (somebody reads then) or the broker was heard of a moment ago."""
+        if self._books.is_idle and not self._leading.is_fresh:
+            self.glance()
 
     def glance(self) -> None:
         """Takes note of what has arrived, without waiting: releases, or that the broker is gone."""

@@ -16,6 +16,8 @@ from .watch import Watch
 
 RETRY_S = 0.002
 """How soon a full socket is tried again. It is full only when the broker is stopped or far behind."""
+FRESH_NS = 10_000_000
+"""A broker heard of within this time is not looked at again before something is sent to it."""
 
 
 class Host(Protocol):
@@ -40,6 +42,7 @@ class Leading:
 
     def __init__(self, host: Host, link: Link, books: Books, leader_waits: Watch) -> None:
         self.reads = 0  # by which the reader of last resort sees that somebody else reads
+        self._heard_ns = 0  # when something was last read
         self._host = host
         self._link = link
         self._books = books
@@ -56,13 +59,17 @@ class Leading:
             while not announced and books.lost is None:
                 if entry.answered if entry is not None else (books.wanted or not books.watched):
                     break
-                if not self._read(announced):
-                    self._doze(until_ns)
-                    if until_ns and time.monotonic_ns() >= until_ns:
-                        break
+                self._doze(until_ns)  # before reading: it costs less than a read that finds nothing
+                if not self._read(announced) and until_ns and time.monotonic_ns() >= until_ns:
+                    break
         finally:
             self._step_down()
         announce(announced)  # with the lead passed on: a callback may call this client again
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the broker was heard of a moment ago."""
+        return time.monotonic_ns() - self._heard_ns < FRESH_NS
 
     def glance(self) -> None:
         """Reads what is there, without waiting."""
@@ -80,6 +87,7 @@ class Leading:
             messages = self._link.receive()
             if not messages:
                 return False
+            self._heard_ns = time.monotonic_ns()
             self._books.take(messages, announced)
         except (LinkClosed, PenstockError) as error:
             self._host.lose(error)

@@ -75,11 +75,12 @@ def layout_of_batch(model: ModelInfo, batch: int | None, shapes: Shapes, wanted:
 
     Raises CallerError for what has no fixed size and for names that the model does not have.
     """
-    if model.max_batch_size and not 1 <= (batch or 1) <= model.max_batch_size:
+    count = 1 if batch is None else batch
+    if model.max_batch_size and not 1 <= count <= model.max_batch_size:
         raise invalid(f"model '{model.name}': batch must be 1 to {model.max_batch_size}, got {batch}")
     if not model.max_batch_size and batch is not None:
         raise invalid(f"model '{model.name}' has no batch dimension (max_batch_size 0), got batch={batch}")
-    rows: tuple[int, ...] = (batch or 1,) if model.max_batch_size else ()
+    rows: tuple[int, ...] = (count,) if model.max_batch_size else ()
     for name in shapes:
         _find(model, model.inputs + model.outputs, "tensor", name)
     inputs = []

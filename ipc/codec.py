@@ -8,7 +8,7 @@ costs itself and not its neighbours.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -18,12 +18,17 @@ from .messages import Message
 MAX_FRAME_BYTES = 4 * 1024 * 1024
 """Largest frame a broker takes by default. A request is a few hundred bytes: this is thousands of them."""
 
+MAX_BAD_MESSAGES = 256
+"""A frame with more malformed messages is garbage: answering each of a million would keep a broker busy for seconds."""
+MAX_TAKEN_APART = 65536
+"""Most messages of a frame that is not well-formed throughout. Those of one that is are limited by its bytes alone."""
+
 _ARRAY_HEADER_BYTES = 5  # at most: MessagePack's array 32
 
 M = TypeVar("M")
 
 _encoder = msgspec.msgpack.Encoder()
-_raw_frame = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_raw_frame = msgspec.msgpack.Decoder(Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MAX_TAKEN_APART)])
 _anything = msgspec.msgpack.Decoder()
 _NOT_DECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -91,7 +96,7 @@ class FrameDecoder(Generic[M]):
     def decode(self, frame: bytes | bytearray | memoryview) -> Sequence[M | BadMessage]:
         """The frame's messages in order; a BadMessage in the place of each that does not fit.
 
-        Raises CallerError (INVALID_ARG) when the frame is not an array at all.
+        Raises CallerError (INVALID_ARG) when the frame is not an array, or more than MAX_BAD_MESSAGES do not fit.
         """
         try:
             messages: Sequence[M | BadMessage] = self._whole.decode(frame)
@@ -105,10 +110,14 @@ class FrameDecoder(Generic[M]):
         except _NOT_DECODABLE as error:
             raise _not_a_frame(error) from None
         messages: list[M | BadMessage] = []
+        bad = 0
         for raw in raws:
             try:
                 messages.append(self._single.decode(raw))
             except _NOT_DECODABLE as error:
+                bad += 1
+                if bad > MAX_BAD_MESSAGES:
+                    raise invalid(f"more than {MAX_BAD_MESSAGES} messages of a frame are malformed: {_reason(error)}") from None
                 messages.append(_bad_message(raw, error))
         return messages
 

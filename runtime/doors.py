@@ -89,7 +89,8 @@ class LocalDoor:
         except PenstockError as error:
             self._core.reception.bad_messages += 1
             self._core.reception.refuse(session, None, error)
-            self._core.flush()
+            with suppress(LinkClosed):  # it does not want to know
+                link.flush()
             self._core.reception.end(session, error.message)
             return
         self._core.reception.receive(session, messages)

@@ -15,6 +15,8 @@ class EventLoop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
+        #: no longer watched since the last turn began
+        self._removed: set[int] = set()
 
     def __repr__(self) -> str:
         return f"<EventLoop {len(self._callbacks)} descriptors>"
@@ -32,14 +34,15 @@ class EventLoop:
         """Stops watching; to be called before the descriptor is closed. Idempotent."""
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
+            self._removed.add(fd)
 
     def turn(self, timeout_s: float) -> None:
         """Waits for something to happen, and calls back for all that did."""
-        callbacks = self._callbacks
+        callbacks, removed = self._callbacks, self._removed
+        removed.clear()
         for fd, events in self._epoll.poll(timeout_s):
-            callback = callbacks.get(fd)
-            if callback is not None:  # else removed by an earlier callback of this turn
-                callback(events)
+            if fd not in removed:  # else what happened did so to a descriptor that is closed: the number may be another's now
+                callbacks[fd](events)
 
     def close(self) -> None:
         """Closes the epoll itself."""

@@ -110,8 +110,6 @@ class Reception:
             handler = handlers.get(type(message), self._unexpected)
             try:
                 handler(session, message)
-            except _UnaddressedError as error:
-                self.refuse(session, None, error)
             except PenstockError as error:
                 self.refuse(session, getattr(message, "id", None), error)
             except OSError as error:
@@ -125,29 +123,31 @@ class Reception:
         self.unflushed.add(session)
 
     def refuse(self, session: Session, message_id: int | None, error: PenstockError) -> None:
-        """Answers a message that could not be carried out."""
+        """Answers a message that could not be carried out; without its id where that would seem another request's outcome."""
         if not session.ended:
-            self.send(session, Failed(error.code.value, error.message, error.fault, message_id))
+            answered = None if message_id in session.in_flight else message_id
+            self.send(session, Failed(error.code.value, error.message, error.fault, answered))
 
     def _unexpected(self, session: Session, message: Any) -> None:
         self.bad_messages += 1
-        if isinstance(message, BadMessage):
-            for fd in session.link.take_fds(message.fds):
-                os.close(fd)
-            session.link.take_parts(message.parts)
-            raise invalid(f"malformed message: {message.reason}")
-        raise invalid(f"a client does not send {type(message).__name__}")
+        is_bad = isinstance(message, BadMessage)
+        wrong = f"malformed message: {message.reason}" if is_bad else f"a client does not send {type(message).__name__}"
+        try:
+            _drop(session.link, getattr(message, "fds", 0), getattr(message, "parts", 0))
+        except CallerError as error:
+            raise invalid(f"{wrong}; {error.message}") from error
+        raise invalid(wrong)
 
     def _hello(self, session: Session, message: Hello) -> None:
         if session.greeted:
             raise invalid("this session has already said Hello")
         if message.protocol != PROTOCOL:
             raise BrokerError(f"this broker speaks protocol {PROTOCOL}, not {message.protocol}", Code.UNSUPPORTED)
-        session.greeted = True
         session.name = message.name
         if message.role == "worker":
             self._attach(session, message)
             return
+        session.greeted = True
         remote = session.peer is None
         self.send(
             session,
@@ -200,7 +200,7 @@ class Reception:
         now = self._core.clock()
         parts = session.link.take_parts(message.parts) if message.parts else ()
         if message.id in session.in_flight:
-            raise _UnaddressedError(f"request id {message.id} is already in flight in this session")
+            raise invalid(f"request id {message.id} is already in flight in this session")
         _require_greeting(session)
         if self._core.stopping:
             raise BrokerError("the broker is stopping and takes no more requests", Code.UNAVAILABLE)
@@ -217,8 +217,13 @@ class Reception:
             self._core.feed(Cancelled(request.number))
 
 
-class _UnaddressedError(CallerError):
-    """An error that must not be taken for the outcome of another request with the same id."""
+def _drop(link: Link, fds: int, parts: int) -> None:
+    """Takes what a message brings that nobody wants, so that the next one gets its own."""
+    try:
+        for fd in link.take_fds(fds):
+            os.close(fd)
+    finally:
+        link.take_parts(parts)
 
 
 def _require_greeting(session: Session) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: T201 - a program that prints
+
 """Puts one-line faults into the code, one at a time, and sees that some test notices.
 
 usage: python tests/mutants/run.py [NAME...]      a NAME is a fault's, or a part of it
@@ -31,7 +31,7 @@ from faults import FAULTS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("ipc", "runtime", "workers", "clients")
-TEST_LIMIT_S = 20
+TEST_LIMIT_S = 10
 """For one test: it is noticed, too, that a test does not come to its end."""
 RUN_LIMIT_S = 60
 """For the tests of one fault, should pytest itself hang. All tests together, without a fault, may take five times as long."""

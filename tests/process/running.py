@@ -47,7 +47,10 @@ def add_model(
     """Writes a model of the fake backend: "x" comes back as "y", in the way `mode` says."""
     folder = repository / name
     (folder / "1").mkdir(parents=True)
-    lines = [f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in {"mode": mode, **parameters}.items()]
+    lines = [
+        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}'
+        for key, value in {"mode": mode, **parameters}.items()
+    ]
     text = CONFIG.format(
         name=name, backend="fake", max_batch_size=max_batch_size, count=count, width=width, batching=batching,
         parameters="\n".join(lines),
@@ -331,12 +334,12 @@ def answer(result: Any) -> list[float]:
     return [float(value) for value in y[:, 0]]
 
 
-def instance(client: Client, model: str) -> dict[str, Any] | None:
-    """The model's first instance as `penstock status` shows it."""
-    return next((each for each in client.status()["instances"] if each["model"] == model), None)
+def instance(client: Client, model: str) -> dict[str, Any]:
+    """The model's first instance as `penstock status` shows it; empty while it has none."""
+    return next((each for each in client.status()["instances"] if each["model"] == model), {})
 
 
 def ready_pid(client: Client, model: str) -> int:
     """The pid of the model's instance, 0 while it has none that is ready."""
     found = instance(client, model)
-    return int(found["pid"]) if found is not None and found["state"] == "ready" else 0
+    return int(found["pid"]) if found.get("state") == "ready" else 0

@@ -8,7 +8,6 @@ import fcntl
 import os
 import struct
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -175,22 +174,20 @@ def test_an_id_that_is_in_flight(broker: Broker, speaker: Speaker) -> None:
     """Then the second request is refused without an id, since its id is the first one's, who gets its answer."""
     speaker.submit(5, model="gate")
     held = broker.gate.entered()
-    mistakes = [speaker.request(5), infer(b"\xc0", parts=1), {"type": "infer", "id": 5}, Query(5, "nonsense")]
-    for mistake in [but(each, id=5) if isinstance(each, Infer) else each for each in mistakes]:
-        speaker.say_frame(encode([mistake]))
+    try:
+        speaker.say(speaker.request(5))
         failed = speaker.hear()
-        assert (type(failed), failed.id, failed.code) == (Failed, None, "INVALID_ARG")
-    assert "request id 5 is already in flight in this session" in refused_duplicate(speaker).message
-    held.let_go()
+        assert (failed.id, failed.message) == (None, "request id 5 is already in flight in this session")
+        for mistake in (but(infer(), id=5, parts=1), {"type": "infer", "id": 5}, Query(5, "nonsense")):
+            speaker.say_frame(encode([mistake]))
+            failed = speaker.hear()
+            assert (type(failed), failed.id, failed.code) == (Failed, None, "INVALID_ARG")
+    finally:
+        held.let_go()
+        held.sock.close()
     assert speaker.outcomes(1) == {5: "ok"}
     assert speaker.is_right(5)
     assert speaker.is_served(5)
-
-
-def refused_duplicate(speaker: Speaker) -> Failed:
-    speaker.say(speaker.request(5))
-    failed: Failed = speaker.hear()
-    return failed
 
 
 # --- regions ---------------------------------------------------------------------------------------------------------------
@@ -541,8 +538,19 @@ def test_a_frame_of_a_million_messages_that_are_none(address: str, link: str, wo
     with Speaker(address) as speaker:
         speaker.say_frame(b"\xdd" + struct.pack(">I", MILLION) + word * MILLION)
         failed = speaker.hear()
-        assert isinstance(failed, Failed) and "malformed" in failed.message
+        assert isinstance(failed, Failed) and "Expected `array` of length <= 65536" in failed.message
         assert speaker.is_over if link == "local" else speaker.is_served()
+
+
+@pytest.mark.parametrize(("count", "answers"), [(256, 256), (257, 1), (65536, 1)])
+def test_a_frame_with_many_messages_that_are_none(address: str, link: str, count: int, answers: int) -> None:
+    """Then as many as a clumsy client may get wrong are answered one by one; beyond that the frame is garbage."""
+    with Speaker(address) as speaker:
+        speaker.say_frame(encode([0] * count))
+        found = [speaker.hear() for _ in range(answers)]
+        assert all(isinstance(failed, Failed) and "Expected `object`, got `int`" in failed.message for failed in found)
+        assert ("more than 256 messages of a frame are malformed" in found[0].message) == (answers == 1)
+        assert speaker.is_over if link == "local" and answers == 1 else speaker.is_served()
 
 
 def test_half_a_frame_and_goodbye(broker: Broker, address: str, link: str) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -114,9 +113,7 @@ def test_a_second_broker_is_refused(tmp_path: Path, repository: Path, link: str)
 
 
 @pytest.mark.parametrize(("link", "stopped_s"), [("local", 2.0), ("zmq", 2.0), ("tcp", 3.0)])
-def test_stopped_for_a_while(
-    tmp_path: Path, repository: Path, barrier: Barrier, link: str, stopped_s: float
-) -> None:
+def test_stopped_for_a_while(tmp_path: Path, repository: Path, barrier: Barrier, link: str, stopped_s: float) -> None:
     """Given limits on execution (1 s) and silence (2 s), when the broker sleeps for longer, then it takes nobody for dead."""
     add_model(repository, "echo")
     add_model(repository, "gate", mode="barrier", barrier_path=barrier.path, max_execution_s=1)

@@ -50,6 +50,7 @@ def bystander(broker: RunningBroker, link: str) -> Iterator[Client]:
 
 
 def statistics(client: Client, model: str) -> dict[str, Any]:
+    found: dict[str, Any]
     (found,) = client.statistics(model)["model_stats"]
     return found
 
@@ -91,9 +92,7 @@ def test_killed_while_idle(broker: RunningBroker, link: str, bystander: Client) 
     assert answer(bystander.infer("echo", rows(3, 4))) == [3, 4]
 
 
-def test_killed_while_its_requests_are_queued(
-    broker: RunningBroker, link: str, bystander: Client, barrier: Barrier
-) -> None:
+def test_killed_while_its_requests_are_queued(broker: RunningBroker, link: str, bystander: Client, barrier: Barrier) -> None:
     """Given requests behind a batch that does not end, when their client is killed, then they are dropped and never run."""
     before = statistics(bystander, "gate")
     running, staged = (bystander.submit("gate", rows(number)) for number in (6, 7))
@@ -129,9 +128,7 @@ def test_killed_while_its_batch_runs(broker: RunningBroker, link: str, bystander
     assert answer(future.result()) == [9]
 
 
-def test_killed_while_it_shares_a_running_batch(
-    broker: RunningBroker, link: str, bystander: Client, barrier: Barrier
-) -> None:
+def test_killed_while_it_shares_a_running_batch(broker: RunningBroker, link: str, bystander: Client, barrier: Barrier) -> None:
     """Given a batch of two clients' requests, when one is killed, then the other gets its right answer."""
     future = bystander.submit("pair", rows(10))
     with Program("submits_and_waits", broker.addresses[link], "pair", "1") as victim:

@@ -8,14 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from running import PROGRAMS, Barrier, Program, RunningBroker, add_model, answer, eventually, is_alive, ready_pid, rows
 
-from penstock.clients import CallerError, Client, Code, MachineError, ModelError, PenstockError, SystemRegion
+from penstock.clients import CallerError, Client, Code, InferFuture, MachineError, ModelError, PenstockError, SystemRegion
 from penstock.ipc.regions import create_memfd
 from penstock.ipc.system_regions import create_system
 
@@ -64,24 +64,22 @@ def test_shared_memory_is_full(tmp_path: Path, repository: Path) -> None:
 
 
 @pytest.mark.parametrize("create", [create_memfd, create_system])
-def test_more_than_the_machine_has(create: object) -> None:
+def test_more_than_the_machine_has(create: Callable[[str, int], int]) -> None:
     """Given a size beyond all memory, when it is asked for, then it is refused at once, and not by filling the machine."""
     byte_size = 2**46
     with pytest.raises(MachineError, match=rf"{byte_size} bytes are not to be had \(.*\), \d+ are available"):
-        create(f"penstock-test-{os.getpid()}", byte_size)  # type: ignore[operator]
+        create(f"penstock-test-{os.getpid()}", byte_size)
     assert not Path(f"/dev/shm/penstock-test-{os.getpid()}").exists()
 
 
-def submit_placed(client: Client, region: SystemRegion) -> object:
+def submit_placed(client: Client, region: SystemRegion) -> InferFuture:
     """A request for `gate` whose input and output lie in the region, a page each."""
     region.view("FP32", [1, 1024])[:] = 7
     return client.submit("gate", {"x": region.tensor("FP32", [1, 1024])}, {"y": region.tensor("FP32", [1, 1024], 4096)})
 
 
 @pytest.mark.parametrize("isolated", [False, True])
-def test_truncated_under_a_running_batch(
-    tmp_path: Path, repository: Path, barrier: Barrier, link: str, isolated: bool
-) -> None:
+def test_truncated_under_a_running_batch(tmp_path: Path, repository: Path, barrier: Barrier, link: str, isolated: bool) -> None:
     """Given a running batch, when its client truncates the segment it lies in, then that client gets a typed error.
 
     Mapped directly, the segment costs the worker its life, and it is started again; isolated, it costs nothing else.
@@ -105,10 +103,10 @@ def test_truncated_under_a_running_batch(
         held.let_go()
         if isolated:
             with pytest.raises(CallerError, match="region shrank: 4096 bytes at offset 4096 are wanted, 0 bytes are left"):
-                future.result(5)  # type: ignore[attr-defined]
+                future.result(5)
         else:
             with pytest.raises(ModelError, match=r"model 'gate': worker died \(signal 7"):
-                future.result(5)  # type: ignore[attr-defined]
+                future.result(5)
         assert answer(bystander.infer("echo", rows(1), timeout_s=5)) == [1]
         barrier.entered().let_go()
         assert (behind.result(RESTARTED_WITHIN_S).outputs["y"] == 3).all(), "the request behind it was not harmed"

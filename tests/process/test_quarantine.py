@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
 
 import numpy as np
 import pytest
-from running import Barrier, RunningBroker, add_model, answer, eventually, rows
+from running import Barrier, Held, RunningBroker, add_model, answer, eventually, rows
 
 from penstock.clients import CallerError, Client, Code, PenstockError, Slot
 
+GiveUp = Callable[[Client, Slot, Barrier], Held]
 LEASES = 100
 """More than the slots that the pool makes at once: a slot in quarantine is passed over however many are leased."""
 
@@ -54,7 +55,7 @@ def in_flight(client: Client) -> int:
     return sum(session["in_flight"] for session in client.status()["sessions"])
 
 
-def give_up_by_cancel(client: Client, slot: Slot, barrier: Barrier) -> object:
+def give_up_by_cancel(client: Client, slot: Slot, barrier: Barrier) -> Held:
     """A request that is cancelled while its batch runs."""
     future = client.submit(slot)
     held = barrier.entered()
@@ -64,7 +65,7 @@ def give_up_by_cancel(client: Client, slot: Slot, barrier: Barrier) -> object:
     return held
 
 
-def give_up_by_deadline(client: Client, slot: Slot, barrier: Barrier) -> object:
+def give_up_by_deadline(client: Client, slot: Slot, barrier: Barrier) -> Held:
     """A request whose deadline passes while its batch runs."""
     future = client.submit(slot, timeout_s=0.5)
     held = barrier.entered()
@@ -75,10 +76,10 @@ def give_up_by_deadline(client: Client, slot: Slot, barrier: Barrier) -> object:
 
 
 @pytest.mark.parametrize("give_up", [give_up_by_cancel, give_up_by_deadline])
-def test_given_up_while_its_batch_runs(client: Client, barrier: Barrier, give_up: object) -> None:
+def test_given_up_while_its_batch_runs(client: Client, barrier: Barrier, give_up: GiveUp) -> None:
     """Given a request that was given up, its slot is leased to nobody while the worker may write into it, and then it is."""
     slot = lease(client, 1)
-    held = give_up(client, slot, barrier)  # type: ignore[operator]
+    held = give_up(client, slot, barrier)
     memory, late = address(slot), slot.outputs["y"]
     with pytest.raises(CallerError, match="given up and is not released"):
         client.submit(slot)

@@ -27,7 +27,7 @@ from running import (
     rows,
 )
 
-from penstock.clients import BrokerError, Client, Code, ModelError, PenstockError
+from penstock.clients import Client, Code, ModelError
 
 RESTARTED_WITHIN_S = 10.0
 
@@ -126,10 +126,9 @@ def test_sigterm_with_a_hung_worker(tmp_path: Path, repository: Path, barrier: B
         future = client.submit("gate", rows(1))
         barrier.entered()
         os.kill(broker.pid, signal.SIGTERM)
-        with pytest.raises(PenstockError) as refused:
+        with pytest.raises(ModelError, match="model 'gate': did not exit in time"):
             future.result(5)
         assert broker.close() == 0
-        assert "did not exit in time" in str(refused.value) or isinstance(refused.value, BrokerError)
     assert len(workers) == 2 and not any(is_alive(pid) for pid in workers)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["barrier", "broker.log", "models"], "no socket is left"
 
@@ -162,7 +161,7 @@ def test_five_crashes(tmp_path: Path, repository: Path, link: str) -> None:
         ready = client.query("ready", "deadly")
         assert ready == {"ready": False, "reason": row["reason"]}
         assert not client.is_ready("deadly") and client.is_ready("echo") and not client.is_ready()
-        assert instance(client, "deadly") is None
+        assert not instance(client, "deadly")
 
 
 def test_killed_with_a_forked_child_that_keeps_its_socket(tmp_path: Path, repository: Path, link: str) -> None:
@@ -207,5 +206,5 @@ def attached_worker_serves(broker: RunningBroker, client: Client) -> int:
     finally:
         worker.kill()
         status = worker.wait()
-    eventually(lambda: instance(client, "echo") is None, 1, "the broker knows that it is dead")
+    eventually(lambda: not instance(client, "echo"), 1, "the broker knows that it is dead")
     return status

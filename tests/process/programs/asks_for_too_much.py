@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import sys
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,12 @@ def say(**words: Any) -> None:
 
 
 def shared_memory() -> list[str]:
-    targets = (os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}"))
-    return [target for target in targets if "memfd:" in target or "/dev/shm" in target] + [name for name in os.listdir("/dev/shm") if f"-{os.getpid()}-" in name]
+    """What this process holds of it, and what it has left under a name of its own."""
+    found = [name for name in os.listdir("/dev/shm") if f"-{os.getpid()}-" in name]
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the descriptor that lists them
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return [name for name in found if "memfd:" in name or "penstock" in name]
 
 
 def main(address: str, model: str, limit: int) -> None:

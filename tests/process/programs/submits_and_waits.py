@@ -3,7 +3,8 @@
 
 Arguments: ADDRESS MODEL COUNT [fork]. Says {"submitted": COUNT, "child": PID or 0}; with `fork` a child of it then lives on with
 everything that it inherited, the connection included. Told "read", it waits for all answers and says how many were "right",
-"wrong" and, by their code, "errors". It ends with its standard input.
+"wrong" and, by their code, "errors"; told "again", it submits the same once more and does the same. It ends with its standard
+input.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ def main(address: str, model: str, count: int, fork: bool) -> None:
         linger()
     say(submitted=len(futures), child=child)
     for word in sys.stdin:
-        if word == "read\n":
-            say(**outcomes(futures))
+        if word == "again\n":
+            futures = client.submit_many(slots)
+        say(**outcomes(futures))
 
 
 if __name__ == "__main__":

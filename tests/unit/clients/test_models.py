@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a client makes of a model's description, and of what it is given as inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from penstock.clients.models import ModelInfo, TensorInfo, check_inputs, layout_of_arrays, layout_of_batch, to_array
+from penstock.ipc.errors import CallerError
+
+
+def model(batch: int, *inputs: TensorInfo) -> ModelInfo:
+    return ModelInfo("m", -1, 1, (1,), "", batch, inputs, (TensorInfo("y", "FP32", (2,)), TensorInfo("z", "FP32", (-1,))))
+
+
+def test_metadata_loses_its_batch_dimension() -> None:
+    document: dict[str, Any] = {
+        "name": "m", "version": "2", "versions": ["1", "2"], "platform": "p", "max_batch_size": 4,
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3, -1]}], "outputs": [{"name": "y", "datatype": "BYTES", "shape": [-1, 1]}],
+    }  # fmt: skip
+    info = ModelInfo.from_metadata(document, -1)
+    assert (info.version, info.versions, info.inputs[0].dims, info.outputs[0].dims) == (2, (1, 2), (3, -1), (1,))
+    assert ModelInfo.from_metadata({**document, "max_batch_size": 0}, 2).inputs[0].dims == (-1, 3, -1)
+
+
+def test_layouts_have_rows_and_sizes() -> None:
+    layout = layout_of_batch(model(8, TensorInfo("x", "FP16", (3,))), 5, {}, None)
+    assert (layout.inputs[0].shape, layout.inputs[0].byte_size) == ((5, 3), 30)
+    assert [(spec.shape, spec.byte_size) for spec in layout.outputs] == [((5, 2), 40), ((5, -1), -1)]
+    flat = layout_of_batch(model(0, TensorInfo("x", "FP16", (3,))), None, {"z": (7,)}, ["z"])
+    assert [(spec.name, spec.shape, spec.byte_size) for spec in flat.outputs] == [("z", (7,), 28)]
+
+
+@pytest.mark.parametrize(
+    ("batch", "shapes", "wanted", "text"),
+    [
+        (0, {}, None, "batch must be 1 to 8, got 0"),
+        (9, {}, None, "batch must be 1 to 8, got 9"),
+        (1, {}, None, r"input 'x'.*dims are \[-1, 2\]; give shapes"),
+        (1, {"x": (3, 3)}, None, r"input 'x' has dims \[-1, 2\], given is shape \[3, 3\]"),
+        (1, {"x": (3,)}, None, r"given is shape \[3\]"),
+        (1, {"q": (3,)}, None, "no tensor 'q'; it has"),
+        (1, {"x": (3, 2)}, ["nope"], r"no output 'nope'; it has \['y', 'z'\]"),
+    ],
+)
+def test_impossible_slots_are_refused_by_name(batch: int, shapes: Any, wanted: Any, text: str) -> None:
+    with pytest.raises(CallerError, match=text):
+        layout_of_batch(model(8, TensorInfo("x", "FP32", (-1, 2))), batch, shapes, wanted)
+
+
+def test_models_without_batch_dimension_take_no_batch_and_bytes_no_slot() -> None:
+    with pytest.raises(CallerError, match="no batch dimension"):
+        layout_of_batch(model(0, TensorInfo("x", "FP32", (2,))), 1, {}, None)
+    with pytest.raises(CallerError, match="BYTES elements have no fixed size"):
+        layout_of_batch(model(0, TensorInfo("x", "BYTES", (2,))), None, {}, None)
+
+
+def test_inputs_must_be_those_of_the_model() -> None:
+    info = model(0, TensorInfo("a", "FP32", ()), TensorInfo("b", "FP32", ()))
+    check_inputs(info, {"b": 1, "a": 2})
+    with pytest.raises(CallerError, match=r"missing \['b'\], unknown \['c'\]"):
+        check_inputs(info, {"a": 1, "c": 2})
+
+
+class Exporter:
+    """What torch and others are to a client."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self._array.__dlpack_device__()
+
+
+def test_arrays_are_taken_as_they_are_and_lists_are_converted() -> None:
+    spec = TensorInfo("x", "FP32", (-1,))
+    info = model(0, spec)
+    array = np.ones(3, np.float32)
+    assert to_array(info, spec, array) is array
+    assert np.shares_memory(to_array(info, spec, Exporter(array)), array)
+    assert to_array(info, spec, [1, 2]).dtype == np.float32
+    bits = TensorInfo("x", "BF16", (1,))
+    assert to_array(model(0, bits), bits, np.ones(1, np.uint16)).dtype == np.uint16
+    with pytest.raises(CallerError, match="'m': input 'x' is FP32, given is int64"):
+        to_array(info, spec, np.ones(3, np.int64))
+    with pytest.raises(CallerError, match=r"shape \[-1\], given is \[1, 2\]"):
+        to_array(info, spec, np.ones((1, 2), np.float32))
+    with pytest.raises(CallerError, match="cannot be made of what was given"):
+        to_array(info, spec, ["nine"])
+
+
+def test_layouts_of_arrays_know_the_size_of_bytes() -> None:
+    info = model(8, TensorInfo("x", "FP32", (2,)), TensorInfo("s", "BYTES", (1,)))
+    contents: dict[str, Any] = {"x": np.ones((3, 2), np.float32), "s": b"12345"}
+    layout = layout_of_arrays(info, contents, {"x": (3, 2), "s": (3, 1)}, ["y"])
+    assert [spec.byte_size for spec in layout.inputs] == [24, 5]
+    assert layout.outputs[0].shape == (3, 2)
