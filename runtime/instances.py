@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from ..ipc.errors import BrokerError, Code
 from ..ipc.messages import Message
 from .sessions import Link
 
@@ -88,9 +89,9 @@ class Instance:
         return self.state is InstanceState.READY
 
     def become(self, state: InstanceState) -> None:
-        """Moves along TRANSITIONS; an illegal move raises with the instance's story."""
+        """Moves along TRANSITIONS; an illegal move, which only a worker out of order can cause, raises with its story."""
         if state not in TRANSITIONS[self.state]:
-            raise AssertionError(f"{self!r} cannot become {state.value}")
+            raise BrokerError(f"{self!r} cannot become {state.value}", Code.INTERNAL)
         self.state = state
 
     def check_invariants(self) -> None:

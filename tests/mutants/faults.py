@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import delivery_faults
 import link_faults
 import packing_faults
 import registry_faults
@@ -14,4 +15,5 @@ FAULTS: tuple[Fault, ...] = (
     *link_faults.FAULTS,
     *packing_faults.FAULTS,
     *registry_faults.FAULTS,
+    *delivery_faults.FAULTS,
 )

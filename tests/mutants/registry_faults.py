@@ -175,8 +175,8 @@ FAULTS = (
     Fault(
         "descriptors of a message that cannot be read stay open",
         RECEPTION,
-        "for fd in session.link.take_fds(message.fds):",
-        "for fd in session.link.take_fds(message.fds)[1:]:",
+        "for fd in link.take_fds(fds):",
+        "for fd in link.take_fds(fds)[1:]:",
         (f"{RIGHTS}test_a_message_that_cannot_be_read_leaves_no_descriptor_behind",),
     ),
     Fault(

@@ -37,7 +37,7 @@ RUN_LIMIT_S = 60
 """For the tests of one fault, should pytest itself hang. All tests together, without a fault, may take five times as long."""
 PASSED, FAILED = 0, 1  # pytest.ExitCode; anything else says that pytest could not run the tests
 TAIL_CHARACTERS = 4000
-NOTICED_BY = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
+NOTICED_BY = re.compile(r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$", re.MULTILINE)
 
 
 class CannotJudgeError(Exception):

@@ -307,9 +307,18 @@ def resident_bytes(pid: int) -> int:
 def is_alive(pid: int) -> bool:
     """Whether the process runs; a dead one that nobody has reaped does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
+        return _state(Path(f"/proc/{pid}/stat")) not in ("Z", "X")
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def states_of(pid: int) -> list[str]:
+    """The states of a living process's threads, as proc_pid_stat(5) abbreviates them."""
+    return [_state(task / "stat") for task in Path(f"/proc/{pid}/task").iterdir()]
+
+
+def _state(path: Path) -> str:
+    return path.read_text().rsplit(")", 1)[1].split()[0]
 
 
 @contextmanager
@@ -317,6 +326,7 @@ def stopped(pid: int) -> Iterator[None]:
     """The process is stopped (SIGSTOP) within the block."""
     os.kill(pid, signal.SIGSTOP)
     try:
+        eventually(lambda: all(state == "T" for state in states_of(pid)), 5, "all its threads have stopped")
         yield
     finally:
         os.kill(pid, signal.SIGCONT)

@@ -59,6 +59,7 @@ class Speaker:
         else:
             self.link = DealerLink(decoder)
             self.link.connect(address)
+            self.link._socket.sndtimeo = int(PATIENCE_S * 1000)
         self._heard: deque[Any] = deque()
         self._regions: dict[str, Mapping] = {}
         self._count = 0
@@ -155,7 +156,9 @@ class Speaker:
         os.close(fd)
         return self._regions[name]
 
-    def submit(self, message_id: int, rows: int = 1, model: str = "echo", region: str = "r", slot: int = 0, **fields: Any) -> None:
+    def submit(
+        self, message_id: int, rows: int = 1, model: str = "echo", region: str = "r", slot: int = 0, **fields: Any
+    ) -> None:
         """A good request: the rows hold the id and its negative; input and output lie in the slot of that number."""
         if region not in self._regions:
             self.register(region)
@@ -163,7 +166,9 @@ class Speaker:
         self._view(region, OUTPUT_AT, slot, rows)[:] = np.nan
         self.say(self.request(message_id, rows, model, region, slot, **fields))
 
-    def request(self, message_id: int, rows: int = 1, model: str = "echo", region: str = "r", slot: int = 0, **fields: Any) -> Infer:
+    def request(
+        self, message_id: int, rows: int = 1, model: str = "echo", region: str = "r", slot: int = 0, **fields: Any
+    ) -> Infer:
         """The message for it."""
         size, at = rows * ROW_BYTES, slot * 4 * ROW_BYTES
         inputs = [InputTensor("x", "FP32", [rows, 2], region, INPUT_AT + at, size)]

@@ -481,7 +481,11 @@ def test_a_cancel_for_nothing(speaker: Speaker) -> None:
 def test_parts_that_are_declared_and_do_not_come(speaker: Speaker, link: str) -> None:
     inline = infer([but(X, region="")], parts=1)
     failed = refused(speaker, inline)
-    missing = "1 message parts are declared: the local link carries descriptors" if link == "local" else "1 message parts are declared, 0 arrived"
+    missing = (
+        "1 message parts are declared: the local link carries descriptors"
+        if link == "local"
+        else "1 message parts are declared, 0 arrived"
+    )
     assert missing in failed.message
     assert speaker.is_served()
 
@@ -522,7 +526,9 @@ def test_a_frame_that_is_too_large(address: str, link: str) -> None:
             assert speaker.is_served()
 
 
-@pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x80", b"\x2a", b"GET / HTTP/1.1\r\n\r\n", b"\x91" * 100_000, b"\xdd\xff\xff\xff\xff"])
+@pytest.mark.parametrize(
+    "garbage", [b"", b"\xc1", b"\x80", b"\x2a", b"GET / HTTP/1.1\r\n\r\n", b"\x91" * 100_000, b"\xdd\xff\xff\xff\xff"]
+)
 def test_a_frame_that_is_none(address: str, link: str, garbage: bytes) -> None:
     with Speaker(address) as speaker:
         speaker.say_frame(garbage)
@@ -553,14 +559,25 @@ def test_a_frame_with_many_messages_that_are_none(address: str, link: str, count
         assert speaker.is_over if link == "local" and answers == 1 else speaker.is_served()
 
 
-def test_half_a_frame_and_goodbye(broker: Broker, address: str, link: str) -> None:
-    with Speaker(address) as speaker:
-        if link == "local":
-            speaker.say_bytes(framed([Query(1, "ready")])[:-3])
-        else:
+def test_half_a_frame_and_nothing_more(broker: Broker) -> None:
+    """On the local link: the fixture sees that nothing is left."""
+    with Speaker(broker.running.addresses["local"]) as speaker:
+        speaker.register("r")
+        speaker.say_bytes(framed([Query(1, "ready")])[:-3])
+
+
+def test_words_after_goodbye(broker: Broker, address: str, link: str) -> None:
+    """Then they are a stranger's or nobody's; and no descriptor is left, or closed twice."""
+    before = len(os.listdir(f"/proc/{broker.running.pid}/fd"))
+    for _ in range(30):
+        with Speaker(address) as speaker:
             speaker.say(Goodbye())
-            failed = refused(speaker, Query(1, "ready"))
-            assert failed.message == "say Hello first", "what a ROUTER still delivers is a new session's"
+            if link == "local":
+                assert speaker.is_over
+                continue
+            for message_id in range(3):
+                speaker.say(Query(message_id, "ready"))
+    eventually(lambda: len(os.listdir(f"/proc/{broker.running.pid}/fd")) == before, 5, "as many descriptors as before")
 
 
 def test_a_frame_byte_by_byte(broker: Broker) -> None:

@@ -79,7 +79,12 @@ class Desk:
     def held(self) -> tuple[int, int, int, int]:
         """Regions, requests that use them, remembered placements, open descriptors."""
         regions = list(self.broker.core.regions)
-        return len(regions), sum(region.in_flight for region in regions), len(self.client.bindings), len(os.listdir("/proc/self/fd"))
+        return (
+            len(regions),
+            sum(region.in_flight for region in regions),
+            len(self.client.bindings),
+            len(os.listdir("/proc/self/fd")),
+        )
 
     def alias(self, name: str, offset: int, byte_size: int) -> None:
         """Another name of the memory of "r"."""
@@ -234,7 +239,9 @@ def test_another_sessions_region_is_not_found(desk: Desk) -> None:
     ([A, B, T], [Y] * 257, "at most 256 outputs per request, got 257"),
     ([A] * 100_000, [], "at most 256 inputs per request, got 100000"),
 ])  # fmt: skip
-def test_lists_of_tensors_that_are_none_are_refused_with_the_place(desk: Desk, inputs: object, outputs: object, text: str) -> None:
+def test_lists_of_tensors_that_are_none_are_refused_with_the_place(
+    desk: Desk, inputs: object, outputs: object, text: str
+) -> None:
     refused = refusal(desk, inputs, outputs)
     assert refused.message.startswith("model 'm': ")
     assert text in refused.message

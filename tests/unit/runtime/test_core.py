@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from scripted import CONFIG, ScriptedBroker, link_of
@@ -16,8 +17,9 @@ from penstock.ipc.messages import (
     Failed,
     Goodbye,
     Hello,
-    MapRegion,
+    Loaded,
     Query,
+    Ready,
     Released,
     Result,
     Start,
@@ -70,10 +72,9 @@ def test_a_request_goes_to_the_worker_with_its_region_once(broker: ScriptedBroke
     broker.finish(sent[1])
     assert outcomes(client) == [(first, "ok")]
     second = broker.infer(client)
-    (batch,) = broker.batches()
+    (batch,) = broker.processes[0].link.take()  # and no MapRegion before it
     broker.finish(batch)
     assert outcomes(client) == [(second, "ok")]
-    assert not broker.processes[0].link.take(MapRegion)
 
 
 def test_the_same_placement_is_checked_once_and_another_again(broker: ScriptedBroker) -> None:
@@ -233,6 +234,13 @@ def test_every_instance_of_a_model_is_started_and_told_its_spec() -> None:
     broker = ScriptedBroker(CONFIG.replace("count: 1", "count: 3"))
     assert [process.name for process in broker.processes] == ["echo_0_0", "echo_0_1", "echo_0_2"]
     for position in range(3):
-        broker.start(position)
+        broker.core.receive_from_worker(broker.instance(position), [Loaded(pid=1)])
+        broker.settle()
+        assert [start.spec.name for start in broker.processes[position].link.take(Start)] == ["echo"]
     assert len(broker.core.models.find("echo", -1).instances) == 3
-    assert not broker.processes[0].link.take(Start)
+
+
+@pytest.mark.parametrize("words", [[Ready()], [Loaded(pid=1), Loaded(pid=1)], [Loaded(pid=1), Ready(), Ready()]])
+def test_a_worker_that_says_things_out_of_order_is_replaced(broker: ScriptedBroker, words: list[Any]) -> None:
+    broker.core.receive_from_worker(broker.instance(), words)
+    assert broker.processes[0].killed and "protocol" in broker.instance().verdict
