@@ -156,8 +156,10 @@ class Core:
 
     def next_deadline(self) -> int | None:
         """When `tick` must be called at the latest, in the clock's ns; None: no need."""
-        times = [at for at in (self.scheduler.next_deadline(), self.fleet.next_deadline()) if at is not None]
-        return min(times, default=None)
+        scheduler_ns, fleet_ns = self.scheduler.next_deadline(), self.fleet.next_deadline()
+        if scheduler_ns is None or fleet_ns is None:
+            return fleet_ns if scheduler_ns is None else scheduler_ns
+        return min(scheduler_ns, fleet_ns)
 
     def tick(self, now_ns: int) -> None:
         """Does what has become due."""

@@ -84,16 +84,22 @@ def test_killed(tmp_path: Path, repository: Path, barrier: Barrier, link: str) -
         client.check_invariants()
 
 
-def test_a_call_waits_for_a_broker_that_is_being_restarted(tmp_path: Path, repository: Path, link: str) -> None:
-    """Given a broker that was killed, when a call is made before the next one is there, then it waits for it."""
-    add_model(repository, "echo")
+def test_a_call_waits_for_a_broker_that_is_being_restarted(
+    tmp_path: Path, repository: Path, barrier: Barrier, link: str
+) -> None:
+    """Given a broker that is known to be dead, when a call is made before the next one is there, then it waits for it."""
+    add_model(repository, "gate", mode="barrier", barrier_path=barrier.path)
     with RunningBroker(tmp_path, repository) as broker, broker.client(link, connect_timeout_s=START_S) as client:
-        assert answer(client.infer("echo", rows(1))) == [1]
+        future = client.submit("gate", rows(1))
+        barrier.entered()
         broker.kill()
+        with pytest.raises(BrokerError, match="was lost"):
+            future.result(5)
         broker.launch()
         assert client.status()["pid"] == broker.pid
         broker.wait_until_ready()
-        assert answer(client.infer("echo", rows(2))) == [2]
+        barrier.open()
+        assert answer(client.infer("gate", rows(2))) == [2]
 
 
 def test_a_second_broker_is_refused(tmp_path: Path, repository: Path, link: str) -> None:

@@ -25,7 +25,7 @@ from penstock.ipc.messages import Cancel, FromClient, Hello, Infer, InputTensor,
 
 FRAMES = 20_000
 TOGETHER = 100  # frames between two looks at what came back
-GROWTH_BYTES = 4 * 1024 * 1024  # allocator noise; 20,000 leaked frames, replies or sessions would be several times that
+GROWTH_BYTES = 4 * 1024 * 1024  # noise of the allocator; 10,000 leaked frames, replies or sessions would be more
 ODDITIES: list[Any] = [
     None, True, False, 0, -1, 1, 255, 2**31, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1, -(2**63), 0.0, -1.5, float("nan"),
     float("inf"), "", "x", "x" * 300, "\0", "echo", "r", b"", b"\xff" * 20, [], [[]], [0] * 300, {}, {"type": "infer"},
@@ -155,7 +155,6 @@ class Attacker:
         self._numbers = numbers
         self._is_local = address.startswith("unix://")
         self._speaker: Speaker | None = None
-        self.sent = 0
 
     def __enter__(self) -> Attacker:
         return self
@@ -171,7 +170,6 @@ class Attacker:
             (self._send_local if self._is_local else self._send_zmq)(speaker, next(stream))
             if at % TOGETHER == 0 and self._speaker is not None:
                 self._speaker.hear_all()
-        self.sent += count
         self.stop()
 
     def _connected(self) -> Speaker:
@@ -222,27 +220,21 @@ def test_twenty_thousand_frames(broker: RunningBroker, link: str) -> None:
             return len(status["sessions"]) == 1 and status["regions"] == 1 and not any(status["queued"].values())
 
         assert watcher.is_served()
-        attacker.attack(FRAMES // 10)  # warm-up: pools, caches and the allocator reach their size
-        attacker.stop()
+        workers, held, bad = children_of(broker.pid), descriptors(broker.pid), watcher.query("status")["bad_messages"]
+        attacker.attack(FRAMES // 2)  # pools and caches reach their size
         eventually(is_quiet, 5, "the attacker's sessions are over")
-        workers = children_of(broker.pid)
-        before = [resident_bytes(pid) for pid in (broker.pid, *workers)], descriptors(broker.pid), bad_messages(watcher)
-        attacker.attack(FRAMES)
+        before = [resident_bytes(pid) for pid in (broker.pid, *workers)]
+        attacker.attack(FRAMES // 2)
         eventually(is_quiet, 5, "the attacker's sessions are over")
+        after = [resident_bytes(pid) for pid in (broker.pid, *workers)]
         assert watcher.is_served(), "a session that was there all the time"
-        after = [resident_bytes(pid) for pid in (broker.pid, *workers)], descriptors(broker.pid), bad_messages(watcher)
+        assert watcher.query("status")["bad_messages"] - bad > FRAMES // 2, "malformed ones were counted"
     with Speaker(broker.addresses[link]) as other:
         assert other.is_served(), "a new session"
     assert children_of(broker.pid) == workers, "the worker is the same"
-    growth = [now - then for now, then in zip(after[0], before[0], strict=True)]
+    growth = [now - then for now, then in zip(after, before, strict=True)]
     assert max(growth) < GROWTH_BYTES, growth
-    assert after[1] == before[1], "no descriptor is left"
-    assert after[2] - before[2] > FRAMES // 3, "malformed ones were counted"
-
-
-def bad_messages(watcher: Speaker) -> int:
-    count: int = watcher.query("status")["bad_messages"]
-    return count
+    eventually(lambda: descriptors(broker.pid) < held, 5, "no descriptor is left, and the watcher's are gone")
 
 
 def test_the_damage_is_of_every_kind() -> None:

@@ -21,8 +21,6 @@ from running import (
     eventually,
     instance,
     is_alive,
-    memory_of,
-    named_memory,
     ready_pid,
     rows,
 )
@@ -191,7 +189,6 @@ def test_started_by_hand(tmp_path: Path, repository: Path, link: str) -> None:
         assert refused.value.code is Code.UNAVAILABLE
         assert attached_worker_serves(broker, client) == -signal.SIGKILL
         assert not client.is_ready("echo")
-        assert named_memory() | memory_of(broker.pid) == memory_of(broker.pid)
         assert attached_worker_serves(broker, client) == -signal.SIGKILL
 
 
