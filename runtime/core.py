@@ -24,7 +24,7 @@ from .models import ModelState, ModelTable
 from .reception import Reception
 from .regions import RegionRegistry
 from .scheduling.commands import AnyCommand
-from .scheduling.events import AnyEvent, ArrivedTogether, BatchEnded, ModelDown, Tick
+from .scheduling.events import AnyEvent, Arrived, ArrivedTogether, BatchEnded, ModelDown, Tick
 from .scheduling.requests import Request
 from .scheduling.scheduler import Scheduler
 from .sessions import Session
@@ -90,7 +90,8 @@ class Core:
         """Requests read in one go reach the scheduler in one go: what is there together can be batched together."""
         if self.arrived:
             arrived, self.arrived = self.arrived, []
-            self.carry_out(self.scheduler.handle(ArrivedTogether(arrived), self.clock()))
+            event = ArrivedTogether(arrived) if len(arrived) > 1 else Arrived(arrived[0])
+            self.carry_out(self.scheduler.handle(event, self.clock()))
 
     def carry_out(self, commands: Sequence[AnyCommand]) -> None:
         """Turns the scheduler's commands into messages."""

@@ -97,7 +97,7 @@ class Delivery:
         if report.message:
             error = (report.code or "INTERNAL", f"model '{model.name}': {report.message}", report.fault)
             for request in command.live:
-                self._fail(request, error, True, now_ns)
+                self._fail(request, error, now_ns)
                 self._release(request)
         else:
             found = _results_by_number(batch.requests, report, fds) if report.items else None
@@ -131,12 +131,12 @@ class Delivery:
     ) -> bool:
         """Outputs whose size or place was not known before, or a failure of this request alone; then False."""
         if item.code:
-            self._fail(request, (item.code, item.message, item.fault), True, now_ns)
+            self._fail(request, (item.code, item.message, item.fault), now_ns)
             return False
         outputs = _output_tensors(request, item, fd is not None)
         if outputs is None:
             error = ("INTERNAL", f"a worker answered with outputs that were not asked for: {item!r:.200}", "model")
-            self._fail(request, error, True, now_ns)
+            self._fail(request, error, now_ns)
             return False
         brought: list[int] = []
         parts: list[bytes] = []
@@ -147,7 +147,7 @@ class Delivery:
         try:
             self._succeed(request, Raw(encode(outputs)), batch, report, brought, parts)
         except PenstockError as error:  # no descriptor is left to hand the outputs over with
-            self._fail(request, (error.code.value, error.message, error.fault), True, now_ns)
+            self._fail(request, (error.code.value, error.message, error.fault), now_ns)
             return False
         return True
 
@@ -172,12 +172,18 @@ class Delivery:
     def _finish(self, command: Finish) -> None:
         request: Any = command.request
         message = f"model '{request.binding.model.name}': {command.message}"
-        self._fail(request, (command.code.value, message, command.fault), command.released, self._clock())
+        if command.accepted:
+            request.binding.model.record.failed(self._clock() - request.arrived_ns)
+        self._tell(request, (command.code.value, message, command.fault), command.released)
         if command.released:
             self._release(request)
 
-    def _fail(self, request: Any, error: tuple[str, str, str], released: bool, now_ns: int) -> None:
+    def _fail(self, request: Any, error: tuple[str, str, str], now_ns: int) -> None:
+        """A failure at the worker, which is released with it."""
         request.binding.model.record.failed(now_ns - request.arrived_ns)
+        self._tell(request, error, released=True)
+
+    def _tell(self, request: Any, error: tuple[str, str, str], released: bool) -> None:
         client = request.client
         if client.ended:
             return

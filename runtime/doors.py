@@ -216,7 +216,7 @@ class ZmqDoor:
         """Ends the sessions whose lease is over."""
         limit_ns = int(self._settings.lease_s * 1e9)
         for session in list(self._leased):
-            session.heard_ns += stalled_ns
+            session.heard_ns = min(now_ns, session.heard_ns + stalled_ns)
             if now_ns - session.heard_ns > limit_ns:
                 self._core.reception.expel(session, f"not heard of for {self._settings.lease_s:g} s")
 

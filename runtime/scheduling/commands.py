@@ -24,13 +24,17 @@ class SendBatch(Command, frozen=True):
 
 
 class Finish(Command, frozen=True):
-    """An outcome that the scheduler decided. `released` false: the memory is still in use, the release follows."""
+    """An outcome that the scheduler decided. `released` false: the memory is still in use, the release follows.
+
+    `accepted` false: it was refused when it arrived, which no statistics count.
+    """
 
     request: Request
     code: Code
     message: str
     fault: str
     released: bool
+    accepted: bool = True
 
 
 class Release(Command, frozen=True):

@@ -18,10 +18,12 @@ class Outcomes:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def refuse(self, request: Request, code: Code, message: str, fault: str, out: list[AnyCommand]) -> None:
-        """Outcome and release at once, of a request that no worker can touch."""
+    def refuse(
+        self, request: Request, code: Code, message: str, fault: str, out: list[AnyCommand], *, accepted: bool = True
+    ) -> None:
+        """Outcome and release at once, of a request that no worker can touch; `accepted` false: it has just arrived."""
         self._ledger.end((request,))
-        out.append(Finish(request, code, message, fault, True))
+        out.append(Finish(request, code, message, fault, True, accepted))
 
     def finish(self, request: Request, model: Model, code: Code, message: str, fault: str, out: list[AnyCommand]) -> None:
         """The outcome of a request before its batch gives it one; nothing where it already has one."""

@@ -103,18 +103,18 @@ class Scheduler:
         self._ledger.enter(request)
         if model is None or model.state is not SERVING:
             message = f"model {request.model} is not loaded" if model is None else model.message
-            self._outcomes.refuse(request, Code.UNAVAILABLE, message, "model", out)
+            self._outcomes.refuse(request, Code.UNAVAILABLE, message, "model", out, accepted=False)
             return None
         policy = model.policy
         assert request.rows <= policy.max_batch_size or policy.max_batch_size == 0, request
         if request.deadline_ns is not None and request.deadline_ns <= now_ns:
             message = "the deadline passed before the request was queued"
-            self._outcomes.refuse(request, Code.DEADLINE_EXCEEDED, message, "caller", out)
+            self._outcomes.refuse(request, Code.DEADLINE_EXCEEDED, message, "caller", out, accepted=False)
             return None
         accepted = model.accept(request, now_ns)
         if accepted is None:
             message = f"{policy.max_queued_per_principal} requests of {request.principal!r} are queued, which is the limit"
-            self._outcomes.refuse(request, Code.OVERLOADED, message, "broker", out)
+            self._outcomes.refuse(request, Code.OVERLOADED, message, "broker", out, accepted=False)
         return model if accepted else None
 
     def _batch_ended(self, event: BatchEnded, now_ns: int, out: list[AnyCommand]) -> None:

@@ -157,12 +157,14 @@ class Speaker:
         return self._regions[name]
 
     def submit(
-        self, message_id: int, rows: int = 1, model: str = "echo", region: str = "r", slot: int = 0, **fields: Any
-    ) -> None:
-        """A good request: the rows hold the id and its negative; input and output lie in the slot of that number."""
+        self, message_id: int, rows: int = 1, model: str = "echo", region: str = "r", slot: int = 0,
+        value: float | None = None, **fields: Any,
+    ) -> None:  # fmt: skip
+        """A good request: the rows hold the id (or the value) and its negative; input and output lie in the slot."""
         if region not in self._regions:
             self.register(region)
-        self._view(region, INPUT_AT, slot, rows)[:] = (message_id, -message_id)
+        given = message_id if value is None else value
+        self._view(region, INPUT_AT, slot, rows)[:] = (given, -given)
         self._view(region, OUTPUT_AT, slot, rows)[:] = np.nan
         self.say(self.request(message_id, rows, model, region, slot, **fields))
 
