@@ -577,7 +577,7 @@ def test_words_after_goodbye(broker: Broker, address: str, link: str) -> None:
                 continue
             for message_id in range(3):
                 speaker.say(Query(message_id, "ready"))
-    eventually(lambda: len(os.listdir(f"/proc/{broker.running.pid}/fd")) == before, 5, "as many descriptors as before")
+    eventually(lambda: len(os.listdir(f"/proc/{broker.running.pid}/fd")) <= before, 5, "no more descriptors than before")
 
 
 def test_a_frame_byte_by_byte(broker: Broker) -> None:

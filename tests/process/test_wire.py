@@ -69,7 +69,7 @@ def outputs_of(result: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_welcome(client: WireClient, broker: Broker, transport: str) -> None:
     welcome = client.welcome
-    assert (welcome["type"], welcome["protocol"] if "protocol" in welcome else 1) == ("welcome", 1)
+    assert (welcome["type"], welcome.get("protocol", 1)) == ("welcome", 1)
     assert welcome["pid"] == broker.running.pid and len(welcome["broker"]) == 16
     assert (welcome.get("inline_only", False), welcome.get("lease_s", 0)) == (
         (True, 10.0) if transport == "tcp" else (False, 0)
