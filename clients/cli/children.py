@@ -110,9 +110,16 @@ def interrupted_once() -> Iterator[None]:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Interrupts that arrive within the block act after it: for imports of native code, which turn an exception into a mess."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+    """Interrupts that arrive within the block act after it: for imports of native code, which turn an exception into a mess.
+
+    Held by handlers and not by a signal mask, which would leave them to the threads that numpy's libraries have started.
+    """
+    held: list[int] = []
+    before = {number: signal.signal(number, lambda number, _frame: held.append(number)) for number in INTERRUPTS}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if held:
+        signal.raise_signal(held[0])
