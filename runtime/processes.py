@@ -127,14 +127,6 @@ class AttachedWorker:
         return "left"
 
 
-class SpawningLauncher:
-    """Launches real worker processes."""
-
-    def launch(self, name: str) -> SpawnedWorker:
-        """Starts one; it says nothing until it gets LoadModel."""
-        return SpawnedWorker(name)
-
-
 def _ends(pidfd: int, within_s: float) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)

@@ -35,10 +35,6 @@ class Executions:
         known = self._typical_ns
         self._typical_ns = duration_ns if known is None else known + ((duration_ns - known) >> SMOOTHING_SHIFT)
 
-    def expect_ns(self, rows: int) -> int | None:
-        """How long a batch of exactly that size is expected to take; None: none has ended yet."""
-        return self._by_rows.get(rows)
-
     def near_end_ns(self, rows: int, since_ns: int) -> int | None:
         """When a batch of that size, running since then, nears its end; None: unknown."""
         expected_ns = self._by_rows.get(rows)

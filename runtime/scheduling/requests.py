@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from enum import Enum, IntEnum
-from typing import Any
 
 from msgspec import Struct
 
@@ -60,7 +59,6 @@ class Request(Struct, eq=False):
     shape_key: Hashable | None
     deadline_ns: int | None
     arrived_ns: int
-    payload: Any = None
     state: RequestState = QUEUED
     batch: int | None = None
     drawn: int = 0
