@@ -20,6 +20,7 @@ from ..ipc.codec import encode
 from ..ipc.messages import Infer, InputTensor, OutputPlace
 from ..ipc.tensors import numpy_dtype
 from .arena import Arena, Placement, Sizes
+from .asking import Asked
 from .models import Array, Layout, TensorLayout
 from .pending import Entry
 from .results import InferResult, Outputs, outputs_of
@@ -101,15 +102,10 @@ class SharedSlot(Slot):
             for name, array in self.inputs.items():
                 self._substitute.inputs[name][...] = array
 
-    def infer(
-        self, number: int, version: int, deadline_us: int, principal: str, explain: bool
-    ) -> tuple[Infer, Sequence[bytes]]:
+    def infer(self, number: int, asked: Asked) -> tuple[Infer, Sequence[bytes]]:
         """Names the slot's places."""
         prepared = self.current.prepared
-        version = self.version if version < 0 else version
-        return Infer(
-            number, self.model, prepared.inputs_raw, prepared.outputs_raw, version, deadline_us, principal, explain
-        ), ()
+        return self._message(number, asked, prepared.inputs_raw, prepared.outputs_raw), ()
 
     def build_result(self, entry: Entry) -> InferResult:
         """Views on the slot."""

@@ -13,6 +13,7 @@ from typing import Any
 from ..ipc.addresses import parse_address
 from ..ipc.errors import CallerError, Code, invalid
 from ..ipc.messages import Welcome
+from .asking import Asked, asked
 from .catalog import Catalog, Model
 from .connection import Connection
 from .futures import InferFuture
@@ -64,9 +65,9 @@ class Client:
 
     # --- inference --------------------------------------------------------------------------------------------------------
 
-    def infer(
+    def infer(  # noqa: PLR0913 - all that a request can ask for, by keyword
         self, target: Model | Slot, inputs: Inputs | None = None, outputs: Wanted = None, *, timeout_s: float | None = None,
-        version: int = -1, explain: bool = False, principal: str = "",
+        version: int = -1, explain: bool = False, principal: str = "", priority: int = 0, queue_timeout_s: float | None = None,
     ) -> InferResult:  # fmt: skip
         """One request, and its result.
 
@@ -74,13 +75,14 @@ class Client:
         dtype and shape must be the input's; lists are converted) or to `region.tensor(...)`; `outputs` names those wanted
         (all by default), or maps them to `region.tensor(...)` to be written there. `timeout_s` bounds queue and execution:
         DEADLINE_EXCEEDED. `explain` asks how the request was served. `principal` is on whose behalf, for fair queueing.
+        `priority` and `queue_timeout_s` (waiting alone) are Triton's; the model's queue policy says what they do.
         """
         lease = target if isinstance(target, Slot) else self._leasing.for_request(target, inputs, outputs, version)
         if lease is target:
             _check_slot_call(inputs, outputs)
         connection = self._session.live()
         entry = Entry(next(self._session.numbers), lease, _deadline_ns(timeout_s))
-        _send(connection, entry, lease, version, _deadline_us(timeout_s), principal, explain)
+        _send(connection, entry, lease, asked(version, timeout_s, principal, explain, priority, queue_timeout_s))
         try:
             connection.wait(entry)
         except BaseException as interruption:  # KeyboardInterrupt: the slot stays quarantined until the broker releases it
@@ -93,9 +95,9 @@ class Client:
                 del entry, lease  # the traceback holds this frame: no cycle, and the memory is free when the error is
         return lease.build_result(entry)
 
-    def submit(
+    def submit(  # noqa: PLR0913 - as infer
         self, target: Model | Slot, inputs: Inputs | None = None, outputs: Wanted = None, *, timeout_s: float | None = None,
-        version: int = -1, explain: bool = False, principal: str = "",
+        version: int = -1, explain: bool = False, principal: str = "", priority: int = 0, queue_timeout_s: float | None = None,
     ) -> InferFuture:  # fmt: skip
         """As `infer`, but returns at once, with a concurrent.futures.Future. Its `cancel` cancels at whatever stage."""
         lease = target if isinstance(target, Slot) else self._leasing.for_request(target, inputs, outputs, version)
@@ -103,13 +105,15 @@ class Client:
             _check_slot_call(inputs, outputs)
         connection = self._session.live()
         future = InferFuture(connection, next(self._session.numbers), lease, _deadline_ns(timeout_s))
-        _send(connection, future, lease, version, _deadline_us(timeout_s), principal, explain)
+        _send(connection, future, lease, asked(version, timeout_s, principal, explain, priority, queue_timeout_s))
         return future
 
     def submit_many(
-        self, slots: Iterable[Slot], *, timeout_s: float | None = None, explain: bool = False, principal: str = ""
-    ) -> list[InferFuture]:
+        self, slots: Iterable[Slot], *, timeout_s: float | None = None, explain: bool = False, principal: str = "",
+        priority: int = 0, queue_timeout_s: float | None = None,
+    ) -> list[InferFuture]:  # fmt: skip
         """`submit` for each of the slots, sent as one frame. All of them, or (with an exception) none."""
+        wanted = asked(-1, timeout_s, principal, explain, priority, queue_timeout_s)
         connection = self._session.live()
         begun: list[Slot] = []
         requests: list[tuple[InferFuture, Any, Sequence[bytes]]] = []
@@ -118,7 +122,7 @@ class Client:
                 _begin(slot, connection)
                 begun.append(slot)
                 future = InferFuture(connection, next(self._session.numbers), slot, _deadline_ns(timeout_s))
-                message, parts = slot.infer(future.number, -1, _deadline_us(timeout_s), principal, explain)
+                message, parts = slot.infer(future.number, wanted)
                 requests.append((future, message, parts))
             connection.start_all(requests)
         except Exception:
@@ -221,12 +225,10 @@ class Client:
         self.close()
 
 
-def _send(
-    connection: Connection, entry: Entry, lease: Lease, version: int, deadline_us: int, principal: str, explain: bool
-) -> None:
+def _send(connection: Connection, entry: Entry, lease: Lease, wanted: Asked) -> None:
     _begin(lease, connection)
     try:
-        message, parts = lease.infer(entry.number, version, deadline_us, principal, explain)
+        message, parts = lease.infer(entry.number, wanted)
         connection.start(entry, message, (), parts)
     except Exception:  # nothing was sent
         lease.release()
@@ -244,14 +246,6 @@ def _begin(lease: Lease, connection: Connection) -> None:
 def _check_slot_call(inputs: Inputs | None, outputs: Wanted) -> None:
     if inputs is not None or outputs is not None:
         raise invalid("a slot has its own inputs and outputs: write slot.inputs, and say what is wanted to buffers()")
-
-
-def _deadline_us(timeout_s: float | None) -> int:
-    if timeout_s is None:
-        return 0
-    if not timeout_s > 0:
-        raise invalid(f"timeout_s must be above 0, got {timeout_s}")
-    return max(1, int(timeout_s * 1e6))
 
 
 def _deadline_ns(timeout_s: float | None) -> int:

@@ -15,6 +15,7 @@ from ..ipc.codec import encode
 from ..ipc.errors import CallerError, invalid
 from ..ipc.messages import Infer, InputTensor, OutputPlace
 from ..ipc.tensors import numpy_dtype
+from .asking import Asked
 from .models import Array, Layout
 from .pending import Entry
 from .regions import Placed
@@ -70,10 +71,15 @@ class Slot(ABC):
             raise CallerError(f"model '{self.model}': this slot is closed")
 
     @abstractmethod
-    def infer(
-        self, number: int, version: int, deadline_us: int, principal: str, explain: bool
-    ) -> tuple[Infer, Sequence[bytes]]:
+    def infer(self, number: int, asked: Asked) -> tuple[Infer, Sequence[bytes]]:
         """The message that asks for it, and the parts that go with it."""
+
+    def _message(self, number: int, asked: Asked, inputs: Raw, outputs: Raw, parts: int = 0) -> Infer:
+        version = self.version if asked.version < 0 else asked.version
+        return Infer(
+            number, self.model, inputs, outputs, version, asked.deadline_us, asked.principal, asked.explain, parts,
+            asked.priority, asked.timeout_us,
+        )  # fmt: skip
 
     @abstractmethod
     def build_result(self, entry: Entry) -> InferResult:
@@ -130,19 +136,11 @@ class InlineSlot(Slot):
         placed = [spec for spec in layout.outputs if spec.byte_size >= 0]
         return cls(layout, arrays, {spec.name: np.zeros(spec.shape, numpy_dtype(spec.datatype)) for spec in placed})
 
-    def infer(
-        self, number: int, version: int, deadline_us: int, principal: str, explain: bool
-    ) -> tuple[Infer, Sequence[bytes]]:
+    def infer(self, number: int, asked: Asked) -> tuple[Infer, Sequence[bytes]]:
         """With the inputs' bytes, copied now, as parts."""
         contents = [self._contents[name] for name in self._order]
         parts = [content if isinstance(content, bytes) else content.tobytes() for content in contents]
-        version = self.version if version < 0 else version
-        return (
-            Infer(
-                number, self.model, self._inputs_raw, self._outputs_raw, version, deadline_us, principal, explain, len(parts)
-            ),
-            parts,
-        )
+        return self._message(number, asked, self._inputs_raw, self._outputs_raw, len(parts)), parts
 
     def build_result(self, entry: Entry) -> InferResult:
         """Outputs of the shape that was foreseen are copied into the slot's own arrays."""
@@ -168,12 +166,9 @@ class PlacedRequest(Slot):
         self._inputs_raw = Raw(encode([_tensor(name, placed) for name, placed in inputs.items()]))
         self._outputs_raw = Raw(encode(places))
 
-    def infer(
-        self, number: int, version: int, deadline_us: int, principal: str, explain: bool
-    ) -> tuple[Infer, Sequence[bytes]]:
+    def infer(self, number: int, asked: Asked) -> tuple[Infer, Sequence[bytes]]:
         """Names the regions."""
-        version = self.version if version < 0 else version
-        return Infer(number, self.model, self._inputs_raw, self._outputs_raw, version, deadline_us, principal, explain), ()
+        return self._message(number, asked, self._inputs_raw, self._outputs_raw), ()
 
     def build_result(self, entry: Entry) -> InferResult:
         """Views on the caller's regions."""

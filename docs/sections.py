@@ -20,6 +20,7 @@ from penstock.clients.cli import COMMANDS, main
 from penstock.clients.cli.settings_file import keys_of, wanted
 from penstock.ipc import messages as protocol
 from penstock.ipc.codec import encode
+from penstock.ipc.messages import from_client, from_worker, to_client, to_worker
 from penstock.runtime import instances, models
 from penstock.runtime.repository.fields import supported_fields
 from penstock.runtime.scheduling import requests
@@ -40,6 +41,10 @@ RAW_FIELDS = {
 """What is in the fields that the broker keeps encoded; on the wire they are arrays like any other."""
 
 UNITS = {"_s": "seconds", "_bytes": "bytes"}
+
+
+PROTOCOL = (from_client, to_client, to_worker, from_worker)
+"""The modules of the specification, in the order of the page."""
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -64,7 +69,7 @@ def senders() -> str:
 
 
 def messages() -> str:
-    """Every message and record with its fields, in the order of ipc/messages.py."""
+    """Every message and record with its fields, in the order of ipc/messages/."""
     parts = []
     comments = _comments()
     for heading, kinds in _groups():
@@ -77,11 +82,10 @@ def messages() -> str:
 
 
 def _groups() -> Iterator[tuple[str, list[Any]]]:
-    """(heading, classes) for each part of ipc/messages.py that begins with a ruled comment."""
-    source = inspect.getsource(protocol)
-    headings = [(found.start(), found[1]) for found in re.finditer(r"^# --- (.+?)(?: \(.*\))? -{3,}$", source, re.MULTILINE)]
-    for (start, heading), end in zip(headings, [start for start, _ in headings[1:]] + [len(source)], strict=True):
-        yield heading, [getattr(protocol, name) for name in re.findall(r"^class (\w+)", source[start:end], re.MULTILINE)]
+    """(heading, classes) for each module of ipc/messages/: its docstring up to a bracket or the full stop, what it defines."""
+    for module in PROTOCOL:
+        heading = re.split(r" \(|\.", (module.__doc__ or "").lower())[0]
+        yield heading, [getattr(module, name) for name in re.findall(r"^class (\w+)", inspect.getsource(module), re.MULTILINE)]
 
 
 def _is_message(kind: Any) -> bool:
@@ -98,12 +102,14 @@ def _first_sentence(kind: Any) -> str:
 
 def _comments() -> dict[str, str]:
     """Class.field -> the comment behind it."""
-    source = inspect.getsource(protocol)
-    lines, found = source.splitlines(), {}
-    for node in ast.parse(source).body:
-        for field in node.body if isinstance(node, ast.ClassDef) else ():
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(node, ast.ClassDef):
-                found[f"{node.name}.{field.target.id}"] = lines[field.lineno - 1].partition("  # ")[2]
+    found = {}
+    for module in PROTOCOL:
+        source = inspect.getsource(module)
+        lines = source.splitlines()
+        for node in ast.parse(source).body:
+            for field in node.body if isinstance(node, ast.ClassDef) else ():
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(node, ast.ClassDef):
+                    found[f"{node.name}.{field.target.id}"] = lines[field.lineno - 1].partition("  # ")[2]
     return found
 
 

@@ -19,7 +19,7 @@ MAX_INSTANCES = 256
 """Instances are processes; more of one group than this is taken for a slip of the pen."""
 MAX_NAME = 256
 MAX_DIMS = 31
-"""One less than the protocol's bound on a shape (ipc/messages.py), for the batch dimension."""
+"""One less than the protocol's bound on a shape (ipc/messages/base.py), for the batch dimension."""
 
 
 class Problem(NamedTuple):

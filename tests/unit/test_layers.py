@@ -22,7 +22,7 @@ MAY_IMPORT = {"ipc": {"ipc"}, "runtime": {"runtime", "ipc"}, "workers": {"worker
 
 PURE = (
     "runtime/scheduling/*.py",
-    "ipc/messages.py",
+    "ipc/messages/*.py",
     "ipc/codec.py",
     "ipc/tensors.py",
     "workers/packing.py",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from penstock.clients.arena import Arena, Broker
+from penstock.clients.asking import Asked
 from penstock.clients.buffers import SharedSlot, SingleUse, SlotPool
 from penstock.clients.models import ModelInfo, TensorInfo, layout_of_batch
 from penstock.clients.pending import Entry
@@ -63,7 +64,7 @@ def test_the_message_says_where_the_arrays_are(rig: Rig) -> None:
     slot = rig.pool.lease(LAYOUT)
     slot.inputs["x"][:] = np.arange(8).reshape(2, 4)
     slot.inputs["k"][:] = [7, 8]
-    message, parts = slot.infer(5, -1, 1000, "who", True)
+    message, parts = slot.infer(5, Asked(deadline_us=1000, principal="who", explain=True))
     x, k = msgspec.msgpack.decode(message.inputs, type=list[InputTensor])
     y, t = msgspec.msgpack.decode(message.outputs, type=list[OutputPlace])
     memory = rig.regions[0].array

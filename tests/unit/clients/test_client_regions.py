@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 
+from penstock.clients.asking import Asked
 from penstock.clients.regions import MemfdRegion, SystemRegion
 from penstock.clients.slots import PlacedRequest
 from penstock.ipc.errors import CallerError
@@ -57,6 +58,6 @@ def test_a_system_region_is_unlinked_by_who_made_it() -> None:
 def test_requests_in_regions_take_nothing_else() -> None:
     with MemfdRegion("r", 64) as region:
         request = PlacedRequest("m", -1, {"x": region.tensor("FP32", (4,))}, {"y": region.tensor("FP32", (4,), 32), "z": None})
-        assert request.infer(1, -1, 0, "", False)[0].version == -1
+        assert request.infer(1, Asked())[0].version == -1
         with pytest.raises(CallerError, match="either all inputs lie in regions or none; input 'z' is a list"):
             PlacedRequest("m", -1, {"x": region.tensor("FP32", (4,)), "z": [1]}, ())

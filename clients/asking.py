@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a request asks for besides its tensors, checked once where the caller says it."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from ..ipc.errors import invalid
+
+
+class Asked(Struct, frozen=True, gc=False):
+    """How one request is to be served. Times are relative, in microseconds; 0 means none, as on the wire (messages.Infer).
+
+    `timeout_us` is Triton's queue timeout, `deadline_us` ours over queue and execution. `priority` 0: the model's default.
+    """
+
+    version: int = -1
+    deadline_us: int = 0
+    principal: str = ""
+    explain: bool = False
+    priority: int = 0
+    timeout_us: int = 0
+
+
+def asked(
+    version: int, timeout_s: float | None, principal: str, explain: bool, priority: int, queue_timeout_s: float | None
+) -> Asked:
+    """From what callers give. Raises CallerError (INVALID_ARG)."""
+    if priority < 0:
+        raise invalid(f"priority must be 0 (the model's default) or a level from 1 on, got {priority}")
+    return Asked(
+        version, _microseconds("timeout_s", timeout_s), principal, explain, priority,
+        _microseconds("queue_timeout_s", queue_timeout_s),
+    )  # fmt: skip
+
+
+def _microseconds(name: str, seconds: float | None) -> int:
+    if seconds is None:
+        return 0
+    if not seconds > 0:
+        raise invalid(f"{name} must be above 0, got {seconds}")
+    return max(1, int(seconds * 1e6))

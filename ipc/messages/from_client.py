@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a client (or from a worker that was started by hand, in its first message)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Raw, Struct
+
+from .base import FEW, PROTOCOL, Message, Name, Shape, Unsigned
+
+
+class Hello(Message, frozen=True):
+    """First message of every connection. `session` is 16 fresh random bytes per connection, never reused."""
+
+    session: Annotated[bytes, Meta(min_length=16, max_length=16)]
+    protocol: int = PROTOCOL
+    role: Literal["client", "worker"] = "client"
+    pid: Unsigned = 0
+    name: Name = ""  # a client's name for logs; a worker's model
+
+
+class Register(Message, frozen=True):
+    """Registers memory under `name`. memfd: brings one sealed descriptor (local link). system: `key` of a POSIX segment."""
+
+    id: Unsigned
+    name: Name
+    kind: Literal["memfd", "system"]
+    byte_size: Unsigned
+    key: Annotated[str, Meta(max_length=255)] = ""
+    offset: Unsigned = 0
+    fds: Annotated[int, Meta(ge=0, le=1)] = 0
+
+
+class Unregister(Message, frozen=True):
+    """Forgets one region, or all of the session's when `name` is empty. Always succeeds; memory goes when nothing uses it."""
+
+    id: Unsigned
+    name: Name = ""
+
+
+class InputTensor(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
+    """An input of a request: in a region, or (no region) the next of the message's parts."""
+
+    name: Name
+    datatype: Annotated[str, Meta(max_length=16)]
+    shape: Shape
+    region: Name = ""
+    offset: Unsigned = 0
+    byte_size: Unsigned = 0
+
+
+class OutputPlace(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
+    """Where an output is wanted: in a region, with `byte_size` as its capacity, or (no region) wherever the broker puts it."""
+
+    name: Name
+    region: Name = ""
+    offset: Unsigned = 0
+    byte_size: Unsigned = 0
+
+
+class Infer(Message, frozen=True):
+    """One inference request. `inputs`: array of InputTensor. `outputs`: array of OutputPlace; empty asks for all outputs.
+
+    Both are kept encoded: a client that reuses a slot sends the same bytes again, and the broker then reuses what it
+    checked the first time (runtime/bindings.py).
+    """
+
+    id: Unsigned
+    model: Name
+    inputs: Raw
+    outputs: Raw = Raw(b"\x90")
+    version: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1
+    deadline_us: Unsigned = 0  # over queue and execution, from acceptance; 0: none
+    principal: Name = ""
+    explain: bool = False
+    parts: Annotated[int, Meta(ge=0, le=FEW)] = 0
+    priority: Unsigned = 0  # Triton's: 1 is the highest level; 0, or a level that the model does not have, is its default
+    timeout_us: Unsigned = 0  # Triton's: in the queue, and only where the model's queue policy allows to override its own
+
+
+class Cancel(Message, frozen=True):
+    """Cancels the request with this id, at whatever stage it is. Its outcome is CANCELLED unless it already has one."""
+
+    id: Unsigned
+
+
+class Query(Message, frozen=True):
+    """Asks for a document; answered by Answer. `what` is one of runtime/queries.py's names."""
+
+    id: Unsigned
+    what: Annotated[str, Meta(max_length=32)]
+    model: Name = ""
+    version: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1
+
+
+class Ping(Message, frozen=True):
+    """Keeps the lease of a tcp:// session; answered by Pong."""
+
+
+class Goodbye(Message, frozen=True):
+    """The client closes: everything it held is given back at once."""
+
+
+FromClient = Infer | Cancel | Register | Unregister | Query | Ping | Hello | Goodbye

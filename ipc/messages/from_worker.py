@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a worker."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from .base import Message, Row
+from .from_client import Hello
+from .to_client import Copied
+from .to_worker import TensorSpec
+
+
+class Signature(Struct, frozen=True, omit_defaults=True, gc=False):
+    """The model's own inputs and outputs. `dims` here are complete: what the model file says, batch dimension included."""
+
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+
+
+class Loaded(Message, frozen=True):
+    """The model is in memory. `signature` is None where the backend takes any configuration (identity, fake)."""
+
+    pid: int
+    signature: Signature | None = None
+
+
+class LoadFailed(Message, frozen=True):
+    """The model could not be loaded; the worker exits after this."""
+
+    message: str
+    fault: str = "model"
+    code: str = "INTERNAL"
+
+
+class Ready(Message, frozen=True):
+    """Warmed up: batches may be sent."""
+
+
+class ItemOutput(Row, frozen=True):
+    """An output as produced. `offset` counts from the start of the item's own memfd when the output was unplaced."""
+
+    output: int
+    shape: list[int]
+    byte_size: int
+    offset: int
+
+
+class ItemResult(Row, frozen=True):
+    """One request's result. A non-empty `code` is a failure of this request alone. `fds` 1: its unplaced outputs' memfd."""
+
+    code: str = ""
+    message: str = ""
+    fault: str = "model"
+    outputs: list[ItemOutput] = []
+    fds: int = 0
+
+
+class BatchDone(Message, frozen=True):
+    """A batch ended. `started_ns` is CLOCK_MONOTONIC; the other times are durations.
+
+    `items` is empty when every request succeeded with outputs placed and shaped just as its Placement says (all dims
+    known); else one ItemResult per request, in order. A non-empty `message` fails every request of the batch.
+    """
+
+    batch: int
+    started_ns: int
+    input_ns: int
+    infer_ns: int
+    output_ns: int
+    items: list[ItemResult] = []
+    copies: list[Copied] = []
+    code: str = ""
+    message: str = ""
+    fault: str = "model"
+    fds: int = 0
+
+
+FromWorker = BatchDone | Loaded | LoadFailed | Ready | Hello
