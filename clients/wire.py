@@ -47,7 +47,11 @@ class WireClient:
         #: id -> messages about it that nobody has asked for yet, each with its parts
         self._arrived: dict[int | None, list[tuple[dict[str, Any], list[bytes]]]] = {}
         self.send({"type": "hello", "session": os.urandom(16), "protocol": PROTOCOL, "pid": os.getpid(), "name": "wire"})
-        self.welcome, _ = self.answer(None)
+        try:
+            self.welcome, _ = self.answer(None)
+        except Exception:  # nobody answers
+            self.close()
+            raise
 
     def send(self, *messages: Mapping[str, Any], parts: Sequence[bytes] = ()) -> None:
         """Sends messages as one frame, and the parts that they declare."""
@@ -124,7 +128,7 @@ class WireClient:
     def close(self) -> None:
         """Says goodbye; what the session held is given back."""
         self.send({"type": "goodbye"})
-        self._socket.close(linger=1000)
+        self._socket.close(linger=1000)  # ms in which the goodbye may still leave
         self._context.term()
 
 

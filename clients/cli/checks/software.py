@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The packages that do the work: whether they import, and which they are."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from importlib import metadata
+
+from .finding import Finding, Verdict
+
+NEEDED = (
+    ("penstock", "penstock.ipc", ""),
+    ("msgspec", "msgspec", "nothing works"),
+    ("pyzmq", "penstock.ipc.zeromq", "no ZeroMQ door; a broker cannot start"),
+    ("posix-ipc", "penstock.ipc.system_regions", "no `system` regions; a broker cannot start"),
+    ("protobuf", "google.protobuf.text_format", "no model configuration can be read"),
+    ("tritonclient", "penstock.runtime.repository.schema", "no model configuration can be read"),
+    ("onnxruntime", "penstock.workers.backends.onnxruntime_onnx", "no ONNX model can be served"),
+)
+"""(distribution, what importing it for our purpose imports, what follows where that fails)."""
+
+OPTIONAL = (
+    ("torch", "for tensors of torch", "pip install 'penstock[torch]'"),
+    ("prometheus-client", "for --metrics-port", "pip install 'penstock[metrics]'"),
+    ("cryptography", "for the repository agent `decrypt`", "pip install 'penstock[agents]'"),
+)
+"""(distribution, what it is for, how to get it). Not imported: some take seconds."""
+
+
+def packages() -> Iterator[Finding]:
+    """Packages: those that must import."""
+    for distribution, module, consequence in NEEDED:
+        try:
+            version = metadata.version(distribution)
+            importlib.import_module(module)
+        except (ImportError, metadata.PackageNotFoundError) as error:
+            fix = f"pip install --upgrade {distribution}"
+            yield Finding(distribution, Verdict.PROBLEM, f"{type(error).__name__}: {error}", consequence, fix)
+        else:
+            yield Finding(distribution, Verdict.OK, version)
+
+
+def optional_packages() -> Iterator[Finding]:
+    """Optional packages."""
+    for distribution, purpose, fix in OPTIONAL:
+        try:
+            yield Finding(distribution, Verdict.OK, metadata.version(distribution), purpose)
+        except metadata.PackageNotFoundError:
+            yield Finding(distribution, Verdict.OK, "not installed", purpose, fix)
+
+
+def gpu() -> Iterator[Finding]:
+    """GPU."""
+    yield judge_gpu(os.path.exists("/dev/nvidiactl"))
+
+
+def judge_gpu(has_driver: bool) -> Finding:
+    """No GPU device is built into this release."""
+    if not has_driver:
+        return Finding("GPU", Verdict.OK, "no NVIDIA driver", "KIND_GPU models need --fallback cpu")
+    return Finding(
+        "GPU", Verdict.NOTE, "an NVIDIA driver", "this release serves on the CPU only", "--fallback cpu for KIND_GPU"
+    )

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `penstock doctor` makes of what it measures. The measuring itself is run by tests/process/test_doctor.py."""
+
+from __future__ import annotations
+
+import os
+import resource
+import stat
+
+import pytest
+
+from penstock.clients.cli.checks import broker, limits, machine, memory, software
+from penstock.clients.cli.checks.finding import Finding, Verdict, examine
+
+MIB = 1024 * 1024
+
+
+def directory_of(uid: int, mode: int) -> os.stat_result:
+    """What lstat would say of it."""
+    return os.stat_result((mode, 1, 1, 2, uid, 0, 0, 0, 0, 0))
+
+
+CASES = [
+    (machine.judge_python("CPython", (3, 11, 7), "linux"), Verdict.OK, "CPython 3.11.7"),
+    (machine.judge_python("CPython", (3, 9, 1), "linux"), Verdict.PROBLEM, "3.9.1"),
+    (machine.judge_python("PyPy", (3, 11, 0), "linux"), Verdict.PROBLEM, "PyPy"),
+    (machine.judge_python("CPython", (3, 11, 7), "darwin"), Verdict.PROBLEM, "darwin"),
+    (machine.judge_python("CPython", (3, 14, 0), "linux"), Verdict.NOTE, "3.14.0"),
+    (machine.judge_kernel("6.8.0-31-generic", "", ""), Verdict.OK, "SO_PEERPIDFD"),
+    (machine.judge_kernel("5.15.0", "", ""), Verdict.OK, "no SO_PEERPIDFD"),
+    (machine.judge_kernel("4.19.0", "", "Function not implemented"), Verdict.PROBLEM, "pidfd_open: Function not implemented"),
+    (machine.judge_kernel("6.8.0", "Operation not permitted", ""), Verdict.PROBLEM, "memfd_create: Operation not permitted"),
+    (machine.judge_cores(8, 8, None), Verdict.OK, "8 of 8"),
+    (machine.judge_cores(8, 64, 8.0), Verdict.OK, "a quota of 8"),
+    (machine.judge_cores(8, 8, 2.5), Verdict.WARNING, "a quota of 2.5"),
+    (machine.judge_cores(1, 8, None), Verdict.NOTE, "1 of 8"),
+    (machine.judge_numa(1), Verdict.OK, "one node"),
+    (machine.judge_numa(2), Verdict.NOTE, "2 nodes"),
+    (memory.judge_shared_memory(8192 * MIB, 8000 * MIB, ""), Verdict.OK, "7.8 GiB free of 8.0 GiB"),
+    (memory.judge_shared_memory(64 * MIB, 64 * MIB, ""), Verdict.WARNING, "64.0 MiB free"),
+    (memory.judge_shared_memory(0, 0, "No such file or directory"), Verdict.WARNING, "No such file"),
+    (memory.judge_main_memory(4096 * MIB), Verdict.OK, "4.0 GiB"),
+    (memory.judge_main_memory(512 * MIB), Verdict.WARNING, "512.0 MiB"),
+    (memory.judge_locked_memory(resource.RLIM_INFINITY), Verdict.OK, "unlimited"),
+    (limits.judge_user(1000), Verdict.OK, "uid 1000"),
+    (limits.judge_user(0), Verdict.NOTE, "root"),
+    (limits.judge_descriptors(1024), Verdict.WARNING, "1024"),
+    (limits.judge_descriptors(resource.RLIM_INFINITY), Verdict.OK, "unlimited"),
+    (limits.judge_processes(64), Verdict.WARNING, "64"),
+    (limits.judge_processes(4096), Verdict.OK, "4096"),
+    (software.judge_gpu(has_driver=True), Verdict.NOTE, "driver"),
+    (software.judge_gpu(has_driver=False), Verdict.OK, "no NVIDIA driver"),
+    (broker.judge_directory("/run/x", None, 40, 1000), Verdict.OK, "will be made"),
+    (broker.judge_directory("/run/x", directory_of(1000, stat.S_IFDIR | 0o700), 40, 1000), Verdict.OK, "/run/x"),
+    (broker.judge_directory("/run/x", directory_of(1000, stat.S_IFDIR | 0o755), 40, 1000), Verdict.PROBLEM, "755"),
+    (broker.judge_directory("/run/x", directory_of(0, stat.S_IFDIR | 0o700), 40, 1000), Verdict.PROBLEM, "not a directory of uid"),
+    (broker.judge_directory("/run/x", directory_of(1000, stat.S_IFREG | 0o600), 40, 1000), Verdict.PROBLEM, "not a directory"),
+    (broker.judge_directory("/run/x", None, 108, 1000), Verdict.PROBLEM, "108 bytes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("finding", "verdict", "text"), CASES, ids=lambda value: getattr(value, "found", None))
+def test_what_is_found_has_a_verdict_and_what_is_wrong_a_consequence_and_a_fix(
+    finding: Finding, verdict: Verdict, text: str
+) -> None:
+    assert finding.verdict is verdict
+    assert text in finding.found
+    if verdict is not Verdict.OK:
+        assert finding.consequence and finding.fix
+
+
+def test_a_check_that_fails_is_a_finding_itself() -> None:
+    # Given a machine on which something cannot even be asked
+    def check() -> list[Finding]:
+        """Locked memory: how much."""
+        raise PermissionError("no /proc here")
+
+    # When it is looked at, then that is what is said
+    (finding,) = examine(check)
+    assert (finding.what, finding.verdict) == ("locked memory", Verdict.WARNING)
+    assert "no /proc here" in finding.found
+
+
+def test_a_socket_where_nobody_answers_is_told_from_none_and_from_a_broker() -> None:
+    def hangs() -> int:
+        raise TimeoutError("nobody answered")
+
+    assert broker.judge_answer("broker", "/run/x", False, hangs).found == "none runs at /run/x"
+    assert broker.judge_answer("broker", "/run/x", True, lambda: 7).found == "process 7 answers at /run/x"
+    silent = broker.judge_answer("broker", "/run/x", True, hangs)
+    assert silent.verdict is Verdict.WARNING
+    assert "TimeoutError: nobody answered" in silent.found
