@@ -13,7 +13,7 @@ import click
 
 from .failures import exit_codes
 
-COMMANDS = ("serve", "broker", "worker", "demo", "status", "stats", "regions", "infer", "doctor", "stop")
+COMMANDS = ("serve", "broker", "worker", "demo", "status", "stats", "top", "regions", "infer", "doctor", "stop")
 """In the order of `penstock --help`. Command `x` is the function `x` of module `x_command`."""
 
 

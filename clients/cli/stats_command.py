@@ -26,7 +26,7 @@ def stats(model: str, address: str | None, as_json: bool) -> None:
     """Show the statistics of MODEL, or of every model that is READY.
 
     Requests are counted and timed as Triton does: each request of a batch is credited with the whole batch's compute
-    times. Below that, what Triton does not say: p50 and p99 of every stage (at most 19 % too high, never too low), how large
+    times. Below that, what Triton does not say: p50 and p99 of every stage (off by at most 12.5 %), how large
     the batches were, why they were closed, and what was copied.
 
     With --json: an object with model_stats (Triton's document) and stages (an array: name, version, histograms_ns,

@@ -74,6 +74,22 @@ def test_status_over_either_link(broker: RunningBroker, link: str) -> None:
 
 
 @pytest.mark.parametrize("link", ["local", "zmq"])
+def test_top_says_what_each_model_did_in_each_interval(broker: RunningBroker, link: str) -> None:
+    address = ("--address", broker.addresses[link])
+    done = penstock("top", *address, "--count", "2", "--interval-s", "0.1", "--json")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == 2
+    assert all(line["interval_s"] >= 0.1 for line in lines)
+    models = {row["model"]: row for row in lines[0]["models"]}
+    assert models["digits/1"]["state"] == "READY"
+    assert models["digits/1"]["instances"] >= 1
+    table = penstock("top", *address, "--count", "1", "--interval-s", "0.1").stdout
+    assert "requests/s" in table
+    assert "identity_fp32/1" in table
+
+
+@pytest.mark.parametrize("link", ["local", "zmq"])
 def test_infer_from_files_to_files(broker: RunningBroker, link: str, tmp_path: Path) -> None:
     # Given two inputs in files
     first, second = np.arange(16, dtype=np.int32)[np.newaxis], np.full((1, 16), 3, np.int32)
