@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..client import Client
     from .rates import Look, ModelRates
 
-COLUMNS = ("model", "state", "workers", "queued", "requests/s", "rows/s", "failed/s", "rows/batch", "p50", "p99", "queue p99")
+COLUMNS = ("model", "up", "queued", "req/s", "rows/s", "fail/s", "batch", "p50", "p99", "wait p99")
 
 
 @click.command(
@@ -31,8 +31,9 @@ COLUMNS = ("model", "state", "workers", "queued", "requests/s", "rows/s", "faile
 @click.option("--count", type=click.IntRange(0), default=0, show_default="until Ctrl-C", help="Stop after that many figures.")
 @json_option
 def top(address: str | None, interval_s: float, count: int, as_json: bool) -> None:
-    """Show what each model did in the last interval: requests and rows per second, how many rows were executed together, how
-    long requests took, and how long the slowest hundredth of them waited.
+    """Show what each model did in the last interval: requests and rows per second, failures, how many rows a batch had, how
+    long requests took, and how long the slowest hundredth of them waited. `up` is how many workers take batches, or why
+    none does.
 
     p50 and p99 are over the interval alone, off by at most 12.5 %. With --json: one line per interval, an object with
     interval_s and models (an array with what the table shows; durations in ns, null where nothing was served).
@@ -81,15 +82,14 @@ def _show_live(shown: Iterator[tuple[Look, Look, list[ModelRates]]]) -> None:
 
 
 def _screen(look: Look, rows: list[ModelRates], seconds: float) -> Any:
-    from rich import box
     from rich.console import Group
     from rich.markup import escape
     from rich.table import Table
 
     status = look.status
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold underline")
     for position, column in enumerate(COLUMNS):
-        table.add_column(column, justify="right" if position > 1 else "left", no_wrap=position != 0, overflow="fold")
+        table.add_column(column, justify="right" if position else "left", no_wrap=True, min_width=12 if position == 0 else None)
     for row in rows:
         table.add_row(*(escape(cell) for cell in _cells(row)))
     head = (
@@ -102,7 +102,8 @@ def _screen(look: Look, rows: list[ModelRates], seconds: float) -> Any:
 
 def _cells(row: ModelRates) -> tuple[str, ...]:
     return (
-        row.model, row.state, str(row.instances), str(row.queued), f"{row.requests:.0f}", f"{row.rows:.0f}",
+        row.model, str(row.instances) if row.state == "READY" else row.state, str(row.queued),
+        f"{row.requests:.0f}", f"{row.rows:.0f}",
         f"{row.failures:.0f}", "-" if row.mean_batch is None else f"{row.mean_batch:.1f}",
         duration(row.p50_ns), duration(row.p99_ns), duration(row.queue_p99_ns),
     )  # fmt: skip
