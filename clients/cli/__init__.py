@@ -13,7 +13,21 @@ import click
 
 from .failures import exit_codes
 
-COMMANDS = ("serve", "broker", "worker", "demo", "status", "stats", "top", "regions", "infer", "doctor", "stop")
+COMMANDS = (
+    "serve",
+    "broker",
+    "worker",
+    "demo",
+    "status",
+    "stats",
+    "top",
+    "regions",
+    "infer",
+    "doctor",
+    "completion",
+    "help",
+    "stop",
+)
 """In the order of `penstock --help`. Command `x` is the function `x` of module `x_command`."""
 
 

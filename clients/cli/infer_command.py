@@ -11,6 +11,7 @@ import click
 
 from .connecting import connected
 from .failures import CommandFailed, exit_codes
+from .model_names import model_argument
 from .options import address_option, json_option
 from .rendering import duration, print_json
 
@@ -42,7 +43,7 @@ def named_file(text: str) -> tuple[str, Path]:
         }
     ),
 )
-@click.argument("model")
+@model_argument()
 @click.option(
     "--input",
     "files",

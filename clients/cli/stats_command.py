@@ -9,6 +9,7 @@ import click
 
 from .connecting import connected
 from .failures import exit_codes
+from .model_names import model_argument
 from .options import address_option, json_option
 from .rendering import duration, mean, memory, model_label, print_json, print_table
 
@@ -19,7 +20,7 @@ STAGES = ("total", "queue", "compute_input", "compute_infer", "compute_output")
     short_help="How often, how long, in what batches.",
     epilog=exit_codes({0: "done", 1: "the broker answered with an error", 2: "wrong usage, or no connection to a broker"}),
 )
-@click.argument("model", required=False, default="")
+@model_argument(required=False)
 @address_option
 @json_option
 def stats(model: str, address: str | None, as_json: bool) -> None:

@@ -7,6 +7,7 @@ import click
 
 from ...ipc.addresses import ADDRESS_VARIABLE
 from .failures import CommandFailed, Unreachable, exit_codes, failing_as
+from .model_names import model_argument
 
 
 @click.command(
@@ -19,7 +20,7 @@ from .failures import CommandFailed, Unreachable, exit_codes, failing_as
         }
     ),
 )
-@click.argument("model")
+@model_argument()
 @click.option(
     "--connect",
     "address",

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from running import START_S, RunningBroker, add_model, children_of, eventually
 
+from penstock.clients.cli import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "model_repository"
 
@@ -87,6 +89,39 @@ def test_top_says_what_each_model_did_in_each_interval(broker: RunningBroker, li
     table = penstock("top", *address, "--count", "1", "--interval-s", "0.1").stdout
     assert "req/s" in table
     assert "identity_fp32/1" in table
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_for_each_shell(shell: str) -> None:
+    done = penstock("completion", shell)
+    assert done.returncode == 0, done.stderr
+    assert "_PENSTOCK_COMPLETE" in done.stdout
+
+
+def completed(words: str) -> list[str]:
+    """What bash would offer for the last of these words."""
+    done = penstock(_PENSTOCK_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1))
+    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+
+
+def test_commands_options_and_names_of_models_are_completed(broker: RunningBroker) -> None:
+    assert completed("penstock sta") == ["status", "stats"]
+    assert completed("penstock serve --max-e") == ["--max-execution-s"]
+    assert completed(f"penstock stats --address {broker.addresses['local']} di") == ["digits"]
+    assert completed(f"penstock infer --address {broker.folder}/nobody.sock di") == []
+
+
+def test_every_command_has_a_manual_page() -> None:
+    whole = penstock("help").stdout
+    assert "\nSYNOPSIS\n    penstock [OPTIONS] COMMAND" in whole
+    for command in COMMANDS:
+        page = penstock("help", command)
+        assert page.returncode == 0, page.stderr
+        assert page.stdout.startswith(f"NAME\n    penstock-{command} - ")
+        assert all(f"\n{title}\n" in page.stdout for title in ("SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT CODES"))
+        assert f"    {command}\n" in whole
+    assert "PENSTOCK_DRAIN_S is --drain-s" in penstock("help", "serve").stdout
+    assert penstock("help", "nothing").returncode == 2
 
 
 @pytest.mark.parametrize("link", ["local", "zmq"])
