@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..ipc.addresses import parse_address
 from ..ipc.errors import BrokerError, PenstockError
@@ -31,6 +31,9 @@ from .sessions import Session
 from .settings import Settings
 from .signals import StopSignals
 from .watched import WatchedWorkers
+
+if TYPE_CHECKING:
+    from .metrics.door import MetricsDoor
 
 log = logging.getLogger("penstock.broker")
 
@@ -53,6 +56,7 @@ class Broker:
         self._workers.serve(self._core)
         self._doors: list[Door] = []
         self._zmq_doors: list[ZmqDoor] = []  # those of them that need looking after in every turn
+        self.metrics: MetricsDoor | None = None
         self._reader = ThreadPoolExecutor(1, "repository-reader")
         self._read: Future[ScanResult] | None = None
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -110,6 +114,7 @@ class Broker:
                 self._zmq_doors.append(door)
             self._doors.append(door)
             log.info("listening on %s", door.address)
+        self.metrics = _metrics_door(self._settings, self._loop, self._core)
 
     def _turn(self, until_ns: int | None) -> None:
         """One round of the loop; waits at most until `until_ns`."""
@@ -189,6 +194,8 @@ class Broker:
             self._core.reception.end(session, "the broker is leaving")
         for door in self._doors:
             door.close()
+        if self.metrics:
+            self.metrics.close()
         self._reader.shutdown(wait=False, cancel_futures=True)
         self._loop.close()
         os.close(self._wake)
@@ -236,6 +243,16 @@ class Broker:
 
     def _door_of(self, session: Session) -> Door:
         return next(door for door in self._doors if door.has(session))
+
+
+def _metrics_door(settings: Settings, loop: EventLoop, core: Core) -> MetricsDoor | None:
+    if settings.metrics_port < 0:
+        return None
+    from .metrics.door import MetricsDoor  # and with it http.server, which nothing else needs
+
+    door = MetricsDoor(settings.metrics_host, settings.metrics_port, loop, core.reception.queries.exposed)
+    log.info("metrics at %s", door.address)
+    return door
 
 
 def _raise_descriptor_limit() -> None:

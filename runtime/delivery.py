@@ -172,15 +172,18 @@ class Delivery:
     def _finish(self, command: Finish) -> None:
         request: Any = command.request
         message = f"model '{request.binding.model.name}': {command.message}"
+        code, record = command.code.value, request.binding.model.record
         if command.accepted:
-            request.binding.model.record.failed(self._clock() - request.arrived_ns)
-        self._tell(request, (command.code.value, message, command.fault), command.released)
+            record.failed(self._clock() - request.arrived_ns, code, command.fault)
+        else:
+            record.refused(code, command.fault)
+        self._tell(request, (code, message, command.fault), command.released)
         if command.released:
             self._release(request)
 
     def _fail(self, request: Any, error: tuple[str, str, str], now_ns: int) -> None:
         """A failure at the worker, which is released with it."""
-        request.binding.model.record.failed(now_ns - request.arrived_ns)
+        request.binding.model.record.failed(now_ns - request.arrived_ns, error[0], error[2])
         self._tell(request, error, released=True)
 
     def _tell(self, request: Any, error: tuple[str, str, str], released: bool) -> None:

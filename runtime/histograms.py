@@ -7,7 +7,7 @@ Sizes of batches have no histogram here: `batch_stats` of statistics.py counts e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 _BUCKETS = 4 * 66 + 8
@@ -125,10 +125,10 @@ class StageHistograms:
         self.total.record_all(totals_ns)
         self.queue.record_all(queues_ns)
 
-    def to_json(self) -> dict[str, Any]:
-        """Stage -> Histogram.to_json()."""
+    def to_json(self, sums_ns: Mapping[str, int]) -> dict[str, Any]:
+        """Stage -> Histogram.to_json() and the `sum` of its values, which is counted elsewhere."""
         stages = ("queue", "compute_input", "compute_infer", "compute_output", "total")
-        return {stage: getattr(self, stage).to_json() for stage in stages}
+        return {stage: {**getattr(self, stage).to_json(), "sum": sums_ns[stage]} for stage in stages}
 
     def check_invariants(self) -> None:
         """Whoever counts one stage counts the others."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..ipc.errors import CallerError, Code, invalid
 from ..ipc.messages import Query, TensorSpec
+from .metrics.families import Documents
 from .models import ServedModel
 
 if TYPE_CHECKING:
@@ -43,6 +44,14 @@ class Queries:
         except KeyError:
             raise invalid(f"unknown query {query.what!r}; known are {', '.join(sorted(self._answers))}") from None
         return make(session, query)
+
+    def exposed(self) -> Documents:
+        """What metrics are made of, as of now."""
+        everything = Query(0, "statistics")
+        session: Any = None  # none of these depends on who asks
+        statistics = self._statistics(session, everything)["model_stats"]
+        tags = {model.label: model.config.metric_tags for model in self._core.models}
+        return Documents(self._status(session, everything), statistics, self._stages(session, everything), tags)
 
     def _model(self, query: Query) -> ServedModel:
         return self._core.models.find(query.model, query.version)

@@ -45,7 +45,7 @@ class Reception:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._queries = Queries(core)
+        self.queries = Queries(core)
         self._settings = core.settings
         self._session_count = 0
         self._request_count = 0
@@ -192,7 +192,7 @@ class Reception:
 
     def _query(self, session: Session, message: Query) -> None:
         _require_greeting(session)
-        self.send(session, Answer(message.id, self._queries.answer(session, message)))
+        self.send(session, Answer(message.id, self.queries.answer(session, message)))
 
     # --- inference -------------------------------------------------------------------------------------------------------
 

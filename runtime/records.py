@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..ipc.errors import Code, ModelError
 from ..ipc.messages import BatchDone
 from .histograms import StageHistograms
 from .statistics import ModelStatistics
+
+_REASONS = {Code.CANCELLED.value: "CANCELED", Code.UNAVAILABLE.value: "REJECTED", Code.OVERLOADED.value: "REJECTED"}
+"""Code -> Triton's reason in nv_inference_request_failure. Of the others, those that are the model's fault are BACKEND."""
 
 
 class Record:
     """The counters of one load of a model version."""
 
-    __slots__ = ("_closed", "_copies", "histograms", "statistics")
+    __slots__ = ("_closed", "_copies", "_failures", "histograms", "statistics")
 
     def __init__(self) -> None:
         self.statistics = ModelStatistics()
@@ -25,6 +29,8 @@ class Record:
         self._closed: dict[str, int] = {}
         #: kind of copy -> [count, bytes]
         self._copies: dict[str, list[int]] = {}
+        #: Triton's reason of a failure -> how often; those refused when they arrived are in here and nowhere else
+        self._failures: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"<Record {self.statistics!r} {self.histograms!r}>"
@@ -51,15 +57,38 @@ class Record:
         self.statistics.completed(rows, totals_ns, queues_ns, report.input_ns, report.infer_ns, report.output_ns)
         self.histograms.completed(totals_ns, queues_ns)
 
-    def failed(self, total_ns: int) -> None:
+    def failed(self, total_ns: int, code: str, fault: str) -> None:
         """One request that was accepted and ended in an error, a cancel or past its deadline."""
         self.statistics.failed(total_ns)
+        self._count_failure(code, fault)
+
+    def refused(self, code: str, fault: str) -> None:
+        """One request that was not accepted when it arrived: Triton's statistics leave it out, its metrics do not."""
+        self._count_failure(code, fault)
+
+    def _count_failure(self, code: str, fault: str) -> None:
+        reason = _REASONS.get(code) or ("BACKEND" if fault == ModelError.fault else "OTHER")
+        self._failures[reason] = self._failures.get(reason, 0) + 1
 
     def stages(self) -> dict[str, Any]:
         """Distributions per stage in ns, how large batches were and why they closed, what was copied."""
         return {
-            "histograms_ns": self.histograms.to_json(),
+            "histograms_ns": self.histograms.to_json(self._sums_ns()),
             "batch_sizes": {str(rows): found[0] for rows, found in sorted(self.statistics.batches.items())},
             "closed": dict(self._closed),
             "copies": {kind: {"count": count, "byte_size": size} for kind, (count, size) in self._copies.items()},
+            "failures": dict(self._failures),
+        }
+
+    def _sums_ns(self) -> dict[str, int]:
+        """Stage -> the sum of what its histogram counted, which statistics have exactly."""
+        _, input_ns, infer_ns, output_ns = (
+            sum(column) for column in zip([0] * 4, *self.statistics.batches.values(), strict=True)
+        )
+        return {
+            "total": self.statistics.success_ns,
+            "queue": self.statistics.queue_ns,
+            "compute_input": input_ns,
+            "compute_infer": infer_ns,
+            "compute_output": output_ns,
         }

@@ -31,6 +31,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     drain_s: float = 5.0  # how long accepted requests may take to finish once the broker is told to stop
     kill_s: float = 2.0  # how long workers may then take to exit
     lease_s: float = 10.0  # silence after which a tcp:// session is over
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = -1  # -1: no metrics; 0: a free port
     cores: int = field(default_factory=_available_cores)  # shared out among the instances of a model
 
     def __post_init__(self) -> None:

@@ -30,11 +30,16 @@ And by a file, see settings_file.py.
 """
 
 
-def _setting(name: str, minimum: float, text: str) -> Callable[[Command], Command]:
-    """The option for a number among the broker's settings, which know the default."""
+def _default(name: str) -> Any:
+    """What the broker's settings say where nobody says otherwise."""
     from ...runtime.settings import Settings
 
-    default = next(field.default for field in structs.fields(Settings) if field.name == name)
+    return next(field.default for field in structs.fields(Settings) if field.name == name)
+
+
+def _setting(name: str, minimum: float, text: str) -> Callable[[Command], Command]:
+    """The option for a number among the broker's settings, which know the default."""
+    default = _default(name)
     kind = click.IntRange(int(minimum)) if isinstance(default, int) else click.FloatRange(minimum)
     return click.option(f"--{name.replace('_', '-')}", type=kind, default=default, help=text)
 
@@ -72,6 +77,13 @@ _OPTIONS = (
     _setting("drain_s", 0, "How long accepted requests may take to finish at the end."),
     _setting("kill_s", 0, "How long workers may then take to leave by themselves."),
     _setting("lease_s", 0, "Silence after which a tcp:// session is over."),
+    click.option(
+        "--metrics-port",
+        type=click.IntRange(-1, 65535),
+        default=_default("metrics_port"),
+        help="Prometheus metrics at http://HOST:PORT/metrics; 0: any free port, which is announced; -1: none.",
+    ),
+    click.option("--metrics-host", default=_default("metrics_host"), help="The address that --metrics-port is opened on."),
     click.option("--strict", is_flag=True, help="Stop with exit code 3 when some model cannot be loaded."),
     click.option("--log-level", type=click.Choice(LEVELS), default="info", help="Which lines go to standard error."),
     click.option("--parent", type=int, hidden=True, allow_from_autoenv=False, help="Die with this process, which started us."),
@@ -130,10 +142,13 @@ class Announcement:
             self.refused = failed
             broker.stop()
             return
+        metrics = broker.metrics.address if broker.metrics else ""
         if self._as_json:
-            print_json({"pid": os.getpid(), "addresses": broker.addresses, "models": models})
+            print_json({"pid": os.getpid(), "addresses": broker.addresses, "metrics": metrics, "models": models})
             return
         ready = [model_label(model) for model in models if model["state"] == "READY"]
         click.echo(f"ready: {', '.join(broker.addresses)}; models {', '.join(ready) or 'none'}; process {os.getpid()}")
+        if metrics:
+            click.echo(f"metrics: {metrics}")
         for text in failed:
             click.echo(f"not loaded: {text}")

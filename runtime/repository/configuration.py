@@ -52,6 +52,7 @@ class ModelConfig(Struct, frozen=True):
     instance_groups: tuple[InstanceGroup, ...]
     filename: str  # of the model, within a version directory; "" for a backend without files
     parameters: dict[str, str]
+    metric_tags: dict[str, str]
     max_execution_s: float | None  # from `parameters`; 0: no limit
     is_batching_chosen: bool  # max_batch_size is written in the file, be it as 0
     warnings: tuple[str, ...]
@@ -146,6 +147,7 @@ def _frozen(config: Proto, is_batching_chosen: bool, warnings: tuple[str, ...]) 
         ),
         filename=config.default_model_filename,
         parameters={key: value.string_value for key, value in config.parameters.items()},
+        metric_tags=dict(config.metric_tags),
         max_execution_s=max_execution_s(config),
         is_batching_chosen=is_batching_chosen,
         warnings=warnings,

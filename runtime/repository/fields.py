@@ -124,7 +124,7 @@ RULES: dict[str, Rule] = {
     "instance_group.host_policy": Rule(_NO, "host policies are not built yet; remove it"),
     "default_model_filename": Rule(_YES, "model.onnx for onnxruntime"),
     "cc_model_filenames": Rule(_NO, "there is one model file; name it with default_model_filename"),
-    "metric_tags": Rule(_NO, "there is no metrics endpoint yet; remove it"),
+    "metric_tags": Rule(_YES, "labels of the model's metrics"),
     "parameters": Rule(_YES, "for the backend; max_execution_s (ours): seconds after which a batch costs its worker the life"),
     "parameters.string_value": Rule(_YES),
     "model_warmup": Rule(_NO, "each instance is warmed up with zeros by itself; remove it"),
@@ -137,7 +137,7 @@ RULES: dict[str, Rule] = {
     "response_cache": Rule(_OUTER),
     "response_cache.enable": Rule(_NO, "the response cache is not built yet; write false or remove it"),
     "model_metrics": Rule(_OUTER),
-    "model_metrics.metric_control": Rule(_NO, "there is no metrics endpoint yet; remove it"),
+    "model_metrics.metric_control": Rule(_NO, "it concerns decoupled models, which are not built yet; remove it"),
 }  # fmt: skip
 """Path -> rule. What is inside a refused key needs none."""
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -20,6 +21,11 @@ MAX_INSTANCES = 256
 MAX_NAME = 256
 MAX_DIMS = 31
 """One less than the protocol's bound on a shape (ipc/messages/base.py), for the batch dimension."""
+
+OWN_LABELS = ("model", "version", "stage", "closed", "kind", "reason", "le")
+"""Labels that metrics have anyway."""
+_LABEL = re.compile("(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+_NOT_LABELS = f"two _ in front, nor one of {', '.join(OWN_LABELS)}"
 
 
 class Problem(NamedTuple):
@@ -44,6 +50,10 @@ def problems(config: Proto) -> Iterator[Problem]:
     yield from tensor_problems(config)
     yield from _dynamic_batching(config)
     yield from _instance_groups(config)
+    for name in config.metric_tags:
+        if not _LABEL.fullmatch(name) or name in OWN_LABELS:
+            text = f"metric_tags: '{name}' cannot be a label for {config.name}: letters, digits and _, not {_NOT_LABELS}"
+            yield Problem("metric_tags", text)
     filename = PurePosixPath(config.default_model_filename)
     if filename.is_absolute() or ".." in filename.parts:
         yield Problem("default_model_filename", f"default_model_filename '{filename}' must stay within the version directory")

@@ -23,7 +23,6 @@ NEEDED = (
 
 OPTIONAL = (
     ("torch", "for tensors of torch", "pip install 'penstock[torch]'"),
-    ("prometheus-client", "for --metrics-port", "pip install 'penstock[metrics]'"),
     ("cryptography", "for the repository agent `decrypt`", "pip install 'penstock[agents]'"),
 )
 """(distribution, what it is for, how to get it). Not imported: some take seconds."""

@@ -347,6 +347,8 @@ class FakeBroker:
     def index(self) -> list[dict[str, str]]:
         return self.models
 
+    metrics = None
+
     def stop(self) -> None:
         self.stopped = True
 

@@ -78,7 +78,7 @@ def test_what_the_issue_names_is_refused() -> None:
         "output.reshape", "input.is_shape_tensor", "input.is_non_linear_format_io", "output.label_filename", "runtime",
         "instance_group.host_policy", "instance_group.secondary_devices", "instance_group.profile", "instance_group.passive",
         "instance_group.gpus", "optimization.execution_accelerators.gpu_execution_accelerator", "optimization.cuda.graphs",
-        "optimization.graph.level", "model_transaction_policy.decoupled", "metric_tags", "model_metrics.metric_control",
+        "optimization.graph.level", "model_transaction_policy.decoupled", "model_metrics.metric_control",
         "cc_model_filenames", "model_operations.op_library_filename",
     }  # fmt: skip
 
@@ -121,7 +121,7 @@ def test_defaults_and_hints_pass(harmless: str) -> None:
 
 
 def test_all_that_is_refused_is_told_at_once() -> None:
-    said = complaint('backend: "identity"\nmetric_tags { key: "a" value: "b" }\nsequence_batching { }', Code.UNSUPPORTED)
+    said = complaint('backend: "identity"\ncc_model_filenames { key: "a" value: "b" }\nsequence_batching { }', Code.UNSUPPORTED)
 
     assert sorted(line.split(" ")[0] for line in said.split("\n")) == ["m/config.pbtxt:2:1:", "m/config.pbtxt:3:1:"]
 
