@@ -29,6 +29,7 @@ from .scheduling.requests import Request
 from .scheduling.scheduler import Scheduler
 from .sessions import Session
 from .settings import Settings
+from .tracing import Traces
 
 if TYPE_CHECKING:
     from .repository.directory import ScanResult
@@ -48,7 +49,8 @@ class Core:
         self.scheduler = Scheduler()
         self.fleet = Fleet(settings, host, self.regions, self.feed, clock)
         self.reception = Reception(self)
-        self.delivery = Delivery(self.models, self.regions, self.fleet, self.reception.unflushed, clock)
+        self.traces = Traces()
+        self.delivery = Delivery(self.models, self.regions, self.fleet, self.reception.unflushed, self.traces, clock)
         self.stopping = False
         self.loading = True  # until the repositories have been read
         self.host = host
@@ -71,6 +73,7 @@ class Core:
         self.models.check_invariants()
         self.fleet.check_invariants()
         self.reception.check_invariants()
+        self.traces.check_invariants()
         named = {region.number for session in self.reception.sessions.values() for region in session.regions}
         used: dict[int, int] = {}
         for session in self.reception.sessions.values():

@@ -21,6 +21,7 @@ from .requests import InferRequest
 from .scheduling.commands import AnyCommand, Completed, Drained, Finish, Kill, Release, SendBatch
 from .scheduling.requests import Batch as SentBatch
 from .sessions import Session
+from .tracing import Traces
 
 log = logging.getLogger("penstock.broker")
 
@@ -34,12 +35,14 @@ class Delivery:
         regions: RegionRegistry,
         fleet: Fleet,
         unflushed: set[Session],
+        traces: Traces,
         clock: Callable[[], int],
     ) -> None:
         self._models = models
         self._regions = regions
         self._fleet = fleet
         self._unflushed = unflushed
+        self._traces = traces
         self._clock = clock
         self._handlers: dict[type, Callable[[Any], None]] = {
             SendBatch: self._send_batch,
@@ -104,6 +107,9 @@ class Delivery:
             self._answer_live(command, report, found, now_ns)
         for request in command.late:
             self._release_late_request(request)
+        if self._traces.recorders:
+            name = self._fleet.instances[batch.instance].name
+            self._traces.batch_ended(batch, model.name, model.version, name, report, now_ns)
 
     def _answer_live(
         self, command: Completed, report: BatchDone, found: dict[int, tuple[ItemResult, int | None]] | None, now_ns: int
@@ -174,7 +180,10 @@ class Delivery:
         message = f"model '{request.binding.model.name}': {command.message}"
         code, record = command.code.value, request.binding.model.record
         if command.accepted:
-            record.failed(self._clock() - request.arrived_ns, code, command.fault)
+            now_ns = self._clock()
+            record.failed(now_ns - request.arrived_ns, code, command.fault)
+            if self._traces.recorders:
+                self._traces.ended_early(request, request.binding.model.name, request.binding.model.version, code, now_ns)
         else:
             record.refused(code, command.fault)
         self._tell(request, (code, message, command.fault), command.released)

@@ -31,6 +31,9 @@ class Queries:
             "index": self._index,
             "regions": self._regions,
             "status": self._status,
+            "trace_start": self._trace_start,
+            "trace": self._trace,
+            "trace_stop": self._trace_stop,
             "stop": self._stop,
         }
 
@@ -135,11 +138,29 @@ class Queries:
             "bad_messages": core.reception.bad_messages,
         }
 
+    def _trace_start(self, session: Session, query: Query) -> dict[str, Any]:
+        """The asking session records from now on what becomes of requests for a model (no name: for all); see tracing.py."""
+        _check_owner(session, "trace")
+        if query.model:
+            self._model(query)
+        self._core.traces.start(session, query.model)
+        return {"now_ns": self._core.clock()}
+
+    def _trace(self, session: Session, _query: Query) -> dict[str, Any]:
+        return self._core.traces.take(session)
+
+    def _trace_stop(self, session: Session, _query: Query) -> dict[str, Any]:
+        return self._core.traces.stop(session)
+
     def _stop(self, session: Session, _query: Query) -> dict[str, Any]:
-        if session.peer is None or session.peer.uid != os.geteuid():
-            raise CallerError(f"only uid {os.geteuid()} may stop this broker", Code.UNSUPPORTED)
+        _check_owner(session, "stop")
         self._core.stopping = True
         return {"pid": os.getpid()}
+
+
+def _check_owner(session: Session, what: str) -> None:
+    if session.peer is None or session.peer.uid != os.geteuid():
+        raise CallerError(f"only uid {os.geteuid()} may {what} this broker", Code.UNSUPPORTED)
 
 
 def _tensor(spec: TensorSpec, batch: list[int]) -> dict[str, Any]:

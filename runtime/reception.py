@@ -95,6 +95,7 @@ class Reception:
         for region in session.regions.take(""):
             self._core.fleet.unflushed.update(self._core.regions.retire(region))
         self._core.host.forget(session)
+        self._core.traces.forget(session)
         session.link.close()
 
     def expel(self, session: Session, why: str) -> None:

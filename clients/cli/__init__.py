@@ -22,6 +22,8 @@ COMMANDS = (
     "stats",
     "top",
     "regions",
+    "trace",
+    "timeline",
     "infer",
     "doctor",
     "completion",

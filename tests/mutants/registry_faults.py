@@ -154,8 +154,8 @@ FAULTS = (
     Fault(
         "any user may stop the broker",
         "runtime/queries.py",
-        'session.peer.uid != os.geteuid():\n            raise CallerError(f"only uid',
-        'session.peer.uid < 0:\n            raise CallerError(f"only uid',
+        'session.peer.uid != os.geteuid():\n        raise CallerError(f"only uid',
+        'session.peer.uid < 0:\n        raise CallerError(f"only uid',
         (f"{RIGHTS}test_another_user_may_not_stop_the_broker",),
     ),
     Fault(
