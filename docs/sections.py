@@ -22,6 +22,7 @@ from penstock.ipc import messages as protocol
 from penstock.ipc.codec import encode
 from penstock.ipc.messages import from_client, from_worker, to_client, to_worker
 from penstock.runtime import instances, models
+from penstock.runtime.repository import agent_runs
 from penstock.runtime.repository.fields import supported_fields
 from penstock.runtime.scheduling import requests
 from penstock.workers import loop
@@ -262,6 +263,7 @@ def states() -> str:
         ("model version", models, models.TRANSITIONS),
         ("instance", instances, instances.TRANSITIONS),
         ("worker process", loop, loop.TRANSITIONS),
+        ("load with agents", agent_runs, agent_runs.TRANSITIONS),
     ]
     rows = []
     for what, module, transitions in named:

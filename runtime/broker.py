@@ -196,7 +196,10 @@ class Broker:
             door.close()
         if self.metrics:
             self.metrics.close()
-        self._reader.shutdown(wait=False, cancel_futures=True)
+        self._reader.shutdown(cancel_futures=True)
+        self._core.agents.close()
+        if self._core.loading:
+            _drop_unserved(self._read)
         self._loop.close()
         os.close(self._wake)
         log.info("stopped")
@@ -253,6 +256,14 @@ def _metrics_door(settings: Settings, loop: EventLoop, core: Core) -> MetricsDoo
     door = MetricsDoor(settings.metrics_host, settings.metrics_port, loop, core.reception.queries.exposed)
     log.info("metrics at %s", door.address)
     return door
+
+
+def _drop_unserved(read: Future[ScanResult] | None) -> None:
+    """What was read and is not going to be served: agents of those models may hold something."""
+    if read is not None and not read.cancelled() and read.exception() is None:
+        for source in read.result().sources:
+            if source.agents is not None:
+                source.agents.end()
 
 
 def _raise_descriptor_limit() -> None:

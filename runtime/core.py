@@ -23,6 +23,7 @@ from .instances import Instance
 from .models import ModelState, ModelTable
 from .reception import Reception
 from .regions import RegionRegistry
+from .running_agents import RunningAgents
 from .scheduling.commands import AnyCommand
 from .scheduling.events import AnyEvent, Arrived, ArrivedTogether, BatchEnded, ModelDown, Tick
 from .scheduling.requests import Request
@@ -47,7 +48,8 @@ class Core:
         self.regions = RegionRegistry()
         self.models = ModelTable()
         self.scheduler = Scheduler()
-        self.fleet = Fleet(settings, host, self.regions, self.feed, clock)
+        self.agents = RunningAgents()
+        self.fleet = Fleet(settings, host, self.regions, self.feed, clock, self.agents.settled)
         self.reception = Reception(self)
         self.traces = Traces()
         self.delivery = Delivery(self.models, self.regions, self.fleet, self.reception.unflushed, self.traces, clock)
@@ -74,6 +76,7 @@ class Core:
         self.fleet.check_invariants()
         self.reception.check_invariants()
         self.traces.check_invariants()
+        self.agents.check_invariants()
         named = {region.number for session in self.reception.sessions.values() for region in session.regions}
         used: dict[int, int] = {}
         for session in self.reception.sessions.values():
@@ -142,15 +145,17 @@ class Core:
         for source in found.sources:
             for warning in source.config.warnings:
                 log.warning("model %s: %s", source.name, warning)
-            for version in source.versions:
-                model = self.models.add(source.config, version, str(source.directory / str(version)))
-                if self.settings.spawn_workers:
-                    self.fleet.serve(model)
+            models = [self.models.add(source.config, n, str(source.location / str(n))) for n in source.versions]
+            if source.agents is not None:
+                self.agents.take(source.agents, models)
+            for model in models if self.settings.spawn_workers else ():
+                self.fleet.serve(model)
         for session in self.reception.sessions.values():
             session.bindings.clear()  # they may be about another version of the same name
 
     def abandon(self, why: str) -> None:
         """Fails what waits for an instance; what runs may still end by itself."""
+        self.agents.unload()
         for model in self.models:
             if model.accepts:
                 model.become(ModelState.UNAVAILABLE, why)

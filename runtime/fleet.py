@@ -25,16 +25,22 @@ log = logging.getLogger("penstock.fleet")
 Feed = Callable[[AnyEvent], None]
 """Hands one event to the scheduler and carries out what it commands."""
 
+Settled = Callable[[ServedModel], None]
+"""Is told of each model version that becomes READY or is given up."""
+
 
 class Fleet:
     """All instances of all model versions."""
 
-    def __init__(self, settings: Settings, host: Host, regions: RegionRegistry, feed: Feed, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, settings: Settings, host: Host, regions: RegionRegistry, feed: Feed, clock: Callable[[], int], settled: Settled
+    ) -> None:
         self._settings = settings
         self._host = host
         self._regions = regions
         self._feed = feed
         self._clock = clock
+        self._settled = settled
         self._count = 0
         self._stopping = False
         #: number -> instance that is not dead
@@ -123,6 +129,7 @@ class Fleet:
                 self._feed(ModelAdded(model.number, policy_of(model, self._settings)))
             model.become(ModelState.READY)
             log.info("model %s is READY", model.label)
+            self._settled(model)
         self._feed(InstanceReady(instance.number, model.number))
 
     def load_failed(self, instance: Instance, message: LoadFailed) -> None:
@@ -166,6 +173,7 @@ class Fleet:
         was_added = model.state is not ModelState.LOADING
         model.become(ModelState.UNAVAILABLE, reason)
         log.error("model %s is UNAVAILABLE: %s", model.label, reason)
+        self._settled(model)
         if was_added:
             self._feed(ModelDown(model.number, reason))
 

@@ -15,6 +15,7 @@ from msgspec import Struct
 from ...ipc.errors import CallerError
 from ...ipc.messages import ModelSpec, Signature, TensorSpec
 from . import schema
+from .agents import AgentSettings
 from .fields import refuse_unsupported
 from .locations import ConfigFile, locate
 from .mistakes import parse
@@ -101,6 +102,15 @@ def parse_config(
     fill_in(config)
     check(config, file)
     return _frozen(config, "max_batch_size" in file.locations, tuple(warnings))
+
+
+def agents_of(text: str, path: Path, model_directory_name: str) -> tuple[AgentSettings, ...]:
+    """The repository agents that a configuration names, in its order. Nothing else of it is looked at yet: they may replace it.
+
+    Raises CallerError where the text is none at all.
+    """
+    agents = parse(text, f"{model_directory_name}/{path.name}").model_repository_agents.agents
+    return tuple(AgentSettings(agent.name, dict(agent.parameters)) for agent in agents)
 
 
 def complete(config: ModelConfig, signature: Signature) -> ModelConfig:

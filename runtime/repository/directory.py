@@ -13,8 +13,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...ipc.errors import CallerError, Code, PenstockError, invalid, not_found
+from .agent_runs import AgentRun
 from .backends import BACKENDS, detect
-from .configuration import ModelConfig, parse_config
+from .configuration import ModelConfig, agents_of, parse_config
 from .versions import choose, numbered
 
 CONFIG_NAME = "config.pbtxt"
@@ -23,12 +24,21 @@ NO_MODELS = frozenset({"__pycache__", "lost+found"})
 
 
 class ModelSource(Struct, frozen=True):
-    """A model that can be served. `versions`: those its version policy chose, lowest first; each has a directory."""
+    """A model that can be served. `versions`: those its version policy chose, lowest first; each has a directory.
+
+    `agents`, where it has any, have had LOAD; whoever takes the source calls the rest.
+    """
 
     name: str
     directory: Path
     config: ModelConfig
     versions: tuple[int, ...]
+    agents: AgentRun | None = None
+
+    @property
+    def location(self) -> Path:
+        """Where the model is to be loaded from: its directory, or what its agents have made of it."""
+        return self.agents.location if self.agents else self.directory
 
 
 class ScanResult(Struct, frozen=True):
@@ -56,9 +66,19 @@ def scan(repositories: Sequence[str | Path], gpu_fallback: bool = False) -> Scan
 
 
 def read_model(directory: Path, gpu_fallback: bool = False) -> ModelSource:
-    """Reads one model directory. Raises CallerError that says what is missing or wrong."""
+    """Reads one model directory, after its agents. Raises PenstockError that says what is missing or wrong."""
     try:
-        return _read_model(directory, gpu_fallback)
+        text = _text(directory / CONFIG_NAME)
+        settings = agents_of(text, directory / CONFIG_NAME, directory.name)
+        if not settings:
+            return _read_model(directory.name, directory, gpu_fallback)
+        agents = AgentRun(directory.name, directory, settings)
+        location = agents.load()
+        try:
+            return replace(_read_model(directory.name, location, gpu_fallback), directory=directory, agents=agents)
+        except BaseException:
+            agents.fail()
+            raise
     except OSError as error:
         place = f"{directory.name}/{Path(error.filename).name}" if error.filename else directory.name
         raise CallerError(f"{place}: cannot be read: {error.strerror}", Code.UNAVAILABLE) from error
@@ -73,12 +93,11 @@ def _only_source(name: str, directories: Sequence[Path], gpu_fallback: bool) -> 
     return read_model(directories[0], gpu_fallback)
 
 
-def _read_model(directory: Path, gpu_fallback: bool) -> ModelSource:
-    name = directory.name
+def _read_model(name: str, directory: Path, gpu_fallback: bool) -> ModelSource:
     versions, warnings = numbered(_subdirectories(directory))
     files = sorted(path.name for path in (directory / str(versions[0])).iterdir()) if versions else []
     path = directory / CONFIG_NAME
-    text = _text(path) if path.exists() else ""
+    text = _text(path)
     detected = detect(name, files)
     if not (text or detected):
         raise invalid(
@@ -98,14 +117,18 @@ def _check_files(directory: Path, version: int, config: ModelConfig) -> None:
     if not BACKENDS[config.backend].filename:
         return
     path = directory / str(version) / config.filename
+    name = f"{config.name}/{version}/{config.filename}"
     if path.is_dir():
-        raise invalid(f"model file {path.relative_to(directory.parent)} is a directory; a file is needed")
+        raise invalid(f"model file {name} is a directory; a file is needed")
     if not path.is_file():
         fix = f"name another one with default_model_filename in {CONFIG_NAME}"
-        raise not_found(f"model file {path.relative_to(directory.parent)} is missing; {fix}")
+        raise not_found(f"model file {name} is missing; {fix}")
 
 
 def _text(path: Path) -> str:
+    """What the configuration says; nothing where there is none."""
+    if not path.exists():
+        return ""
     try:
         return path.read_bytes().decode()
     except UnicodeDecodeError as error:

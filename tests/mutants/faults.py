@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import agent_faults
 import delivery_faults
 import link_faults
 import packing_faults
@@ -16,4 +17,5 @@ FAULTS: tuple[Fault, ...] = (
     *packing_faults.FAULTS,
     *registry_faults.FAULTS,
     *delivery_faults.FAULTS,
+    *agent_faults.FAULTS,
 )
