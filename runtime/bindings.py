@@ -27,6 +27,7 @@ from ..ipc.messages import (
     TensorSpec,
 )
 from ..ipc.tensors import byte_size
+from .cache_plans import CachePlan, cache_plan
 from .models import ServedModel
 from .regions import Region, RegionNames
 
@@ -40,7 +41,7 @@ Inline = Callable[[Sequence[int]], tuple[Region, list[int]]]
 class Binding:
     """A checked placement of one request of one model version."""
 
-    __slots__ = ("item", "model", "places", "regions", "reply", "rows", "shape_key", "single_use")
+    __slots__ = ("item", "model", "places", "plan", "regions", "reply", "rows", "shape_key", "single_use")
 
     def __init__(
         self, model: ServedModel, rows: int, shape_key: Hashable, regions: tuple[Region, ...], item: msgspec.Raw,
@@ -54,6 +55,7 @@ class Binding:
         self.reply = reply  # the encoded outputs, where they are known before execution
         self.places = places  # by position of the output in the model's configuration order as asked
         self.single_use = single_use  # inline tensors: the region is this request's own
+        self.plan: CachePlan | None = None  # of a model that uses the response cache
 
     def __repr__(self) -> str:
         return f"<Binding {self.model.label} rows {self.rows} regions {[region.name for region in self.regions]}>"
@@ -99,9 +101,12 @@ def bind(
     used = {region.number: region for region, _ in slices} | {span_region.number: span_region for span_region in slots.regions}
     item = Placement(rows, [piece for _, piece in slices], slots.slices)
     reply = _predict(model, places, slots.slices, rows)
-    return Binding(
+    binding = Binding(
         model, rows, _shape_key(model, ordered), tuple(used.values()), msgspec.Raw(encode(item)), reply, places, bool(parts)
     )
+    if model.uses_cache:
+        binding.plan = cache_plan(model, ordered, slices, slots.slices, used)
+    return binding
 
 
 class _OutputSlots:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..ipc.errors import PenstockError
 from ..ipc.local import LinkClosed
 from ..ipc.messages import BatchDone, Loaded, LoadFailed, Ready
+from .cached_answers import CachedAnswers
 from .delivery import Delivery
 from .fleet import Fleet
 from .host import Host
@@ -23,6 +24,8 @@ from .instances import Instance
 from .models import ModelState, ModelTable
 from .reception import Reception
 from .regions import RegionRegistry
+from .requests import InferRequest
+from .response_cache import LocalCache
 from .running_agents import RunningAgents
 from .scheduling.commands import AnyCommand
 from .scheduling.events import AnyEvent, Arrived, ArrivedTogether, BatchEnded, ModelDown, Tick
@@ -46,13 +49,17 @@ class Core:
         self.clock = clock
         self.identity = os.urandom(16)  # fresh per start: a client that meets another one registers its regions again
         self.regions = RegionRegistry()
-        self.models = ModelTable()
+        self.models = ModelTable(has_cache=settings.cache_size_bytes > 0)
         self.scheduler = Scheduler()
         self.agents = RunningAgents()
         self.fleet = Fleet(settings, host, self.regions, self.feed, clock, self.agents.settled)
         self.reception = Reception(self)
         self.traces = Traces()
-        self.delivery = Delivery(self.models, self.regions, self.fleet, self.reception.unflushed, self.traces, clock)
+        self.cache = LocalCache(settings.cache_size_bytes)
+        self.answers = CachedAnswers(self.cache, settings.cache_max_request_bytes, self.reception.unflushed, clock)
+        self.delivery = Delivery(
+            self.models, self.regions, self.fleet, self.reception.unflushed, self.traces, clock, self.answers
+        )
         self.stopping = False
         self.loading = True  # until the repositories have been read
         self.host = host
@@ -77,6 +84,7 @@ class Core:
         self.reception.check_invariants()
         self.traces.check_invariants()
         self.agents.check_invariants()
+        self.cache.check_invariants()
         named = {region.number for session in self.reception.sessions.values() for region in session.regions}
         used: dict[int, int] = {}
         for session in self.reception.sessions.values():
@@ -103,6 +111,13 @@ class Core:
         """Turns the scheduler's commands into messages."""
         for command in commands:
             self.delivery.carry_out(command)
+
+    def answered(self, request: InferRequest) -> bool:
+        """Whether the response cache had the answer; its memory is then the client's again."""
+        is_hit = self.answers.answer(request)
+        if is_hit:
+            self.fleet.unflushed.update(self.regions.release(request.binding.regions))
+        return is_hit
 
     # --- workers ---------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from msgspec import Raw, structs
 from ..ipc.codec import encode
 from ..ipc.errors import PenstockError
 from ..ipc.messages import Batch, BatchDone, Explanation, Failed, ItemResult, OutputTensor, Released, Result
+from .cached_answers import CachedAnswers
 from .fleet import Fleet
 from .models import ModelTable
 from .regions import RegionRegistry
@@ -37,6 +38,7 @@ class Delivery:
         unflushed: set[Session],
         traces: Traces,
         clock: Callable[[], int],
+        answers: CachedAnswers,
     ) -> None:
         self._models = models
         self._regions = regions
@@ -44,6 +46,7 @@ class Delivery:
         self._unflushed = unflushed
         self._traces = traces
         self._clock = clock
+        self._answers = answers
         self._handlers: dict[type, Callable[[Any], None]] = {
             SendBatch: self._send_batch,
             Finish: self._finish,
@@ -116,12 +119,15 @@ class Delivery:
     ) -> None:
         """Each request gets its outcome: as its placement promised, or (`found`) as the worker says request by request."""
         batch = command.batch
+        model = self._models.by_number(batch.model)
         rows = 0
         totals_ns: list[int] = []
         queues_ns: list[int] = []
         for request in command.live:
             if found is None:
                 self._succeed(request, request.binding.reply, batch, report)  # type: ignore[attr-defined]
+                if model.uses_cache:
+                    self._answers.keep(request, request.binding.reply, None)  # type: ignore[arg-type, attr-defined]
             elif not self._answer_item(request, *found[request.number], batch, report, now_ns):
                 self._release(request)
                 continue
@@ -130,7 +136,7 @@ class Delivery:
             totals_ns.append(now_ns - arrived_ns)
             queues_ns.append(max(0, report.started_ns - arrived_ns))
             self._release(request)
-        self._models.by_number(batch.model).record.completed(rows, totals_ns, queues_ns, report)
+        model.record.completed(rows, totals_ns, queues_ns, report)
 
     def _answer_item(
         self, request: Any, item: ItemResult, fd: int | None, batch: SentBatch, report: BatchDone, now_ns: int
@@ -150,11 +156,14 @@ class Delivery:
             brought = [fd]
         elif fd is not None and not request.client.ended:
             parts = [os.pread(fd, output.byte_size, output.offset) for output in outputs if not output.region]
+        encoded = Raw(encode(outputs))
         try:
-            self._succeed(request, Raw(encode(outputs)), batch, report, brought, parts)
+            self._succeed(request, encoded, batch, report, brought, parts)
         except PenstockError as error:  # no descriptor is left to hand the outputs over with
             self._fail(request, (error.code.value, error.message, error.fault), now_ns)
             return False
+        if request.ticket is not None:
+            self._answers.keep(request, encoded, fd)
         return True
 
     def _succeed(

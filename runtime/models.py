@@ -46,6 +46,7 @@ class ServedModel:
         self.state = ModelState.LOADING
         self.reason = ""
         self.accepts = False  # READY; a plain attribute because each request reads it
+        self.uses_cache = False  # its configuration enables the response cache, and there is one
         self.instances: list[Instance] = []
         self.record = Record()
         self.configure(config)
@@ -100,7 +101,8 @@ class ServedModel:
 class ModelTable:
     """Model versions by name, and what failed to become one."""
 
-    def __init__(self) -> None:
+    def __init__(self, has_cache: bool = False) -> None:
+        self._has_cache = has_cache
         self._count = 0
         #: name -> version -> served model
         self._by_name: dict[str, dict[int, ServedModel]] = {}
@@ -125,6 +127,7 @@ class ModelTable:
         """A new version, LOADING."""
         self._count += 1
         model = ServedModel(self._count, config, version, directory)
+        model.uses_cache = self._has_cache and config.is_cached
         self._by_name.setdefault(model.name, {})[version] = model
         self._by_number[model.number] = model
         return model

@@ -135,6 +135,7 @@ class Queries:
             "sessions": [session.describe() for session in core.reception.sessions.values()],
             "regions": len(core.regions),
             "region_bytes": sum(region.byte_size for region in core.regions),
+            "cache": core.cache.describe(),
             "bad_messages": core.reception.bad_messages,
         }
 

@@ -57,6 +57,15 @@ class Record:
         self.statistics.completed(rows, totals_ns, queues_ns, report.input_ns, report.infer_ns, report.output_ns)
         self.histograms.completed(totals_ns, queues_ns)
 
+    def hit(self, total_ns: int, queue_ns: int, lookup_ns: int) -> None:
+        """One request that the response cache answered: in all, until it was looked up, and that itself."""
+        self.statistics.hit(total_ns, queue_ns, lookup_ns)
+        self.histograms.completed([total_ns], [queue_ns])
+
+    def missed(self, cache_ns: int) -> None:
+        """One request that the response cache did not answer, and that succeeded: looking it up and putting it in."""
+        self.statistics.missed(cache_ns)
+
     def failed(self, total_ns: int, code: str, fault: str) -> None:
         """One request that was accepted and ended in an error, a cancel or past its deadline."""
         self.statistics.failed(total_ns)

@@ -9,6 +9,7 @@ from .scheduling.requests import Request
 
 if TYPE_CHECKING:
     from .bindings import Binding
+    from .cached_answers import CacheTicket
     from .sessions import Session
 
 
@@ -19,3 +20,4 @@ class InferRequest(Request, eq=False, kw_only=True):
     client_id: int
     binding: Binding
     explain: bool
+    ticket: CacheTicket | None = None  # of a model that uses the response cache

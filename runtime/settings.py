@@ -33,6 +33,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     lease_s: float = 10.0  # silence after which a tcp:// session is over
     metrics_host: str = "127.0.0.1"
     metrics_port: int = -1  # -1: no metrics; 0: a free port
+    cache_size_bytes: int = 64 * 1024 * 1024  # of responses, for models that enable the cache; 0: there is none
+    cache_max_request_bytes: int = 1024 * 1024  # a request with more input, or more output, passes the cache by
     cores: int = field(default_factory=_available_cores)  # shared out among the instances of a model
 
     def __post_init__(self) -> None:
@@ -41,6 +43,6 @@ class Settings(Struct, frozen=True, kw_only=True):
         for name in ("max_in_flight", "max_queued_per_principal", "max_frame_bytes", "max_reply_backlog_bytes", "cores"):
             if getattr(self, name) < 1:
                 raise invalid(f"setting {name} must be at least 1, got {getattr(self, name)}")
-        for name in ("max_execution_s", "drain_s", "kill_s", "lease_s"):
+        for name in ("max_execution_s", "drain_s", "kill_s", "lease_s", "cache_size_bytes", "cache_max_request_bytes"):
             if getattr(self, name) < 0:
                 raise invalid(f"setting {name} must not be negative, got {getattr(self, name)}")

@@ -25,8 +25,12 @@ class ModelStatistics:
         "execution_count",
         "fail_count",
         "fail_ns",
+        "hit_count",
+        "hit_ns",
         "inference_count",
         "last_inference_ms",
+        "miss_count",
+        "miss_ns",
         "queue_ns",
         "success_count",
         "success_ns",
@@ -40,6 +44,10 @@ class ModelStatistics:
         self.success_ns = 0
         self.fail_count = 0
         self.fail_ns = 0
+        self.hit_count = 0  # by the response cache; they count as successes too
+        self.hit_ns = 0
+        self.miss_count = 0
+        self.miss_ns = 0
         self.queue_ns = 0
         self.compute_input_ns = 0
         self.compute_infer_ns = 0
@@ -81,14 +89,31 @@ class ModelStatistics:
         self.compute_infer_ns += infer_ns * count
         self.compute_output_ns += output_ns * count
 
+    def hit(self, total_ns: int, queue_ns: int, lookup_ns: int) -> None:
+        """One request that the response cache answered: a success without an inference."""
+        self.success_count += 1
+        self.success_ns += total_ns
+        self.queue_ns += queue_ns
+        self.hit_count += 1
+        self.hit_ns += lookup_ns
+
+    def missed(self, cache_ns: int) -> None:
+        """What the response cache cost a request that it did not answer. It is counted by `completed` as well."""
+        self.miss_count += 1
+        self.miss_ns += cache_ns
+
     def failed(self, total_ns: int) -> None:
         """One request that was accepted and ended in an error, a timeout or a cancellation."""
         self.fail_count += 1
         self.fail_ns += total_ns
 
     def to_json(self, name: str, version: str) -> dict[str, Any]:
-        """An element of Triton's `model_stats`, with every field. Triton counts queue and compute by successful requests."""
+        """An element of Triton's `model_stats`, with every field.
+
+        Triton counts queue and compute by successful requests, compute without those that the response cache answered.
+        """
         count = self.success_count
+        computed = count - self.hit_count
         return {
             "name": name,
             "version": version,
@@ -99,11 +124,11 @@ class ModelStatistics:
                 "success": _duration(count, self.success_ns),
                 "fail": _duration(self.fail_count, self.fail_ns),
                 "queue": _duration(count, self.queue_ns),
-                "compute_input": _duration(count, self.compute_input_ns),
-                "compute_infer": _duration(count, self.compute_infer_ns),
-                "compute_output": _duration(count, self.compute_output_ns),
-                "cache_hit": _duration(0, 0),  # there is no response cache
-                "cache_miss": _duration(0, 0),
+                "compute_input": _duration(computed, self.compute_input_ns),
+                "compute_infer": _duration(computed, self.compute_infer_ns),
+                "compute_output": _duration(computed, self.compute_output_ns),
+                "cache_hit": _duration(self.hit_count, self.hit_ns),
+                "cache_miss": _duration(self.miss_count, self.miss_ns),
             },
             "response_stats": {},  # of decoupled models
             "batch_stats": [_batch(rows, self.batches[rows]) for rows in sorted(self.batches)],
@@ -114,7 +139,7 @@ class ModelStatistics:
         """Executions are counted by their size, and a successful request has at least one row."""
         assert sum(found[0] for found in self.batches.values()) == self.execution_count, self
         assert all(rows >= 1 for rows in self.batches), self
-        assert self.inference_count >= self.success_count, self
+        assert self.inference_count >= self.success_count - self.hit_count >= self.miss_count, self
 
 
 def _duration(count: int, ns: int) -> dict[str, int]:

@@ -84,6 +84,10 @@ _OPTIONS = (
         help="Prometheus metrics at http://HOST:PORT/metrics; 0: any free port, which is announced; -1: none.",
     ),
     click.option("--metrics-host", default=_default("metrics_host"), help="The address that --metrics-port is opened on."),
+    _setting(
+        "cache_size_bytes", 0, "Memory for responses of models whose configuration enables response_cache; 0: none is kept."
+    ),
+    _setting("cache_max_request_bytes", 0, "A request with more input, or more output, passes the response cache by."),
     click.option("--strict", is_flag=True, help="Stop with exit code 3 when some model cannot be loaded."),
     click.option("--log-level", type=click.Choice(LEVELS), default="info", help="Which lines go to standard error."),
     click.option("--parent", type=int, hidden=True, allow_from_autoenv=False, help="Die with this process, which started us."),

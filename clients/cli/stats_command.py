@@ -49,11 +49,17 @@ def _show_requests(models: list[dict[str, Any]]) -> None:
         counted = row["inference_stats"]
         means = [mean(counted[stage]["ns"], counted[stage]["count"]) for stage in ("success", *STAGES[1:])]
         counts = (counted["success"]["count"], counted["fail"]["count"], row["inference_count"], row["execution_count"])
-        rows.append((model_label(row), *counts, *means))
-    columns = ("model", "succeeded", "failed", "rows", "batches", "request", "queue", "input", "infer", "output")
+        rows.append((model_label(row), *counts, _hit_rate(counted), *means))
+    columns = ("model", "succeeded", "failed", "rows", "batches", "cache hits", "request", "queue", "input", "infer", "output")
     print_table("requests, with mean times", columns, rows)
     if not rows:
         click.echo("no model is READY")
+
+
+def _hit_rate(counted: dict[str, Any]) -> str:
+    """How much the response cache answered of what it was asked."""
+    hits, misses = (counted[what]["count"] for what in ("cache_hit", "cache_miss"))
+    return f"{hits / (hits + misses):.0%}" if hits + misses else "-"
 
 
 def _show_stages(row: dict[str, Any]) -> None:

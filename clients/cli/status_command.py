@@ -28,8 +28,8 @@ from .rendering import memory, model_label, print_json, print_table
 def status(address: str | None, as_json: bool) -> None:
     """Show the broker, its models and why some are not READY, its workers, and the clients that are connected.
 
-    With --json: an object with pid, addresses, ready, stopping, models, queued, instances, sessions, regions, region_bytes
-    and bad_messages.
+    With --json: an object with pid, addresses, ready, stopping, models, queued, instances, sessions, regions, region_bytes,
+    cache and bad_messages.
     """
     with connected(address) as client:
         found = client.status()
@@ -42,7 +42,10 @@ def status(address: str | None, as_json: bool) -> None:
 def _show(found: dict[str, Any]) -> None:
     state = "stopping" if found["stopping"] else "ready" if found["ready"] else "not ready"
     click.echo(f"broker process {found['pid']}: {state}; {', '.join(found['addresses'])}")
-    click.echo(f"{found['regions']} regions, {memory(found['region_bytes'])}; {found['bad_messages']} bad messages refused\n")
+    click.echo(f"{found['regions']} regions, {memory(found['region_bytes'])}; {found['bad_messages']} bad messages refused")
+    cache = found["cache"]
+    size = f"{memory(cache['byte_size'])} of {memory(cache['capacity_bytes'])}"
+    click.echo(f"response cache: {cache['entries']} entries, {size}, {cache['evictions']} evicted\n")
     queued = found["queued"]
     rows = [
         (model_label(row), row["state"], row["reason"] or "-", queued.get(model_label(row), "-")) for row in found["models"]

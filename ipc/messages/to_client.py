@@ -60,7 +60,7 @@ class Explanation(Struct, frozen=True, omit_defaults=True, gc=False):
     instance: str
     batch_size: int  # total rows
     batch_requests: int
-    closed: str  # why the batch was closed, see scheduling/batcher.py
+    closed: str  # why the batch was closed, see scheduling/batcher.py; cached: there was none, nor an instance
     queue_ns: int
     compute_input_ns: int
     compute_infer_ns: int

@@ -56,6 +56,7 @@ class ModelConfig(Struct, frozen=True):
     metric_tags: dict[str, str]
     max_execution_s: float | None  # from `parameters`; 0: no limit
     is_batching_chosen: bool  # max_batch_size is written in the file, be it as 0
+    is_cached: bool  # response_cache is enabled
     warnings: tuple[str, ...]
     proto: Proto  # the normalised protobuf; not to be changed
 
@@ -160,6 +161,7 @@ def _frozen(config: Proto, is_batching_chosen: bool, warnings: tuple[str, ...]) 
         metric_tags=dict(config.metric_tags),
         max_execution_s=max_execution_s(config),
         is_batching_chosen=is_batching_chosen,
+        is_cached=config.response_cache.enable,
         warnings=warnings,
         proto=config,
     )

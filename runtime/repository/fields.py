@@ -137,7 +137,7 @@ RULES: dict[str, Rule] = {
     "model_repository_agents.agents.name": Rule(_YES, "checksum, decrypt, or one that is installed"),
     "model_repository_agents.agents.parameters": Rule(_YES, "the agent's own"),
     "response_cache": Rule(_OUTER),
-    "response_cache.enable": Rule(_NO, "the response cache is not built yet; write false or remove it"),
+    "response_cache.enable": Rule(_YES, "equal requests are answered from the broker's memory; see Response cache"),
     "model_metrics": Rule(_OUTER),
     "model_metrics.metric_control": Rule(_NO, "it concerns decoupled models, which are not built yet; remove it"),
 }  # fmt: skip

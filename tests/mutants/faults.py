@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import agent_faults
+import cache_faults
 import delivery_faults
 import link_faults
 import packing_faults
@@ -18,4 +19,5 @@ FAULTS: tuple[Fault, ...] = (
     *registry_faults.FAULTS,
     *delivery_faults.FAULTS,
     *agent_faults.FAULTS,
+    *cache_faults.FAULTS,
 )

@@ -22,6 +22,7 @@ from penstock.ipc.messages import Copied, Explanation
 STATUS = {
     "pid": 7, "addresses": ["unix:///run/p.sock"], "ready": False, "stopping": False, "regions": 2, "region_bytes": 3 << 20,
     "bad_messages": 1, "queued": {"digits/1": 4},
+    "cache": {"byte_size": 3 << 20, "capacity_bytes": 64 << 20, "entries": 5, "evictions": 2},
     "models": [
         {"name": "digits", "version": "1", "state": "READY", "reason": ""},
         {"name": "broken", "version": "", "state": "UNAVAILABLE", "reason": "config.pbtxt:3: [odd] field"},
@@ -52,8 +53,8 @@ STATISTICS = {
             "name": "digits", "version": "1", "last_inference": 0, "inference_count": 6, "execution_count": 2,
             "inference_stats": {
                 "success": _leaf(3, 9_000_000), "fail": _leaf(1, 5), "queue": _leaf(3, 3000), "compute_input": _leaf(3, 30),
-                "compute_infer": _leaf(3, 60_000), "compute_output": _leaf(3, 90), "cache_hit": _leaf(0, 0),
-                "cache_miss": _leaf(0, 0),
+                "compute_infer": _leaf(3, 60_000), "compute_output": _leaf(3, 90), "cache_hit": _leaf(1, 10),
+                "cache_miss": _leaf(2, 30),
             },
             "response_stats": {}, "batch_stats": [], "memory_usage": [],
         }
@@ -231,6 +232,7 @@ def test_status_shows_models_with_reasons_workers_and_clients(client: FakeClient
     shown = penstock("status").stdout
     assert "broker process 7: not ready; unix:///run/p.sock" in shown
     assert "2 regions, 3.0 MiB; 1 bad messages refused" in shown
+    assert "response cache: 5 entries, 3.0 MiB of 64.0 MiB, 2 evicted" in shown
     assert "config.pbtxt:3: [odd] field" in shown, "brackets are no markup"
     assert any(line.split() == ["digits/1", "READY", "-", "4"] for line in shown.splitlines())
     assert any(line.split() == ["digits_0_0", "digits/1", "ready", "8", "2"] for line in shown.splitlines())
@@ -239,7 +241,7 @@ def test_status_shows_models_with_reasons_workers_and_clients(client: FakeClient
 
 def test_stats_shows_means_quantiles_batches_and_copies(client: FakeClient) -> None:
     shown = penstock("stats").stdout
-    assert any(line.split()[:5] == ["digits/1", "3", "1", "6", "2"] for line in shown.splitlines())
+    assert any(line.split()[:6] == ["digits/1", "3", "1", "6", "2", "33%"] for line in shown.splitlines())
     assert "3 ms" in shown, "the mean of the requests' times"
     assert any(line.split() == ["queue", "1", "us", "2", "us"] for line in shown.splitlines())
     assert "batches   1 of 4, 1 of 2" in shown

@@ -71,7 +71,7 @@ def test_a_key_that_is_not_implemented_is_refused_by_name_and_place(path: str) -
 
 def test_what_the_issue_names_is_refused() -> None:
     assert set(REFUSED) >= {
-        "sequence_batching", "ensemble_scheduling", "response_cache.enable", "model_warmup",
+        "sequence_batching", "ensemble_scheduling", "model_warmup",
         "instance_group.rate_limiter.resources", "dynamic_batching.priority_levels", "dynamic_batching.default_priority_level",
         "dynamic_batching.preserve_ordering", "dynamic_batching.priority_queue_policy", "batch_input", "batch_output",
         "dynamic_batching.default_queue_policy.timeout_action", "input.allow_ragged_batch", "input.optional", "input.reshape",
