@@ -153,7 +153,9 @@ def _show(model: str, result: InferResult, written: dict[str, str]) -> None:
         if name not in written:
             click.echo(np.array2string(array, threshold=PRINTED_ELEMENTS, max_line_width=100))
     how = result.explain
-    if how is not None:
+    if how is not None and how.closed == "cached":
+        click.echo(f"by {model}/{result.version} from the response cache")
+    elif how is not None:
         copies = sum(copy.byte_size for copy in how.copies)
         click.echo(
             f"by {model}/{result.version} on {how.instance}: queued {duration(how.queue_ns)}, computed "

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from ...ipc.errors import CallerError, invalid
@@ -27,11 +26,11 @@ class Decrypt(Agent):
     def load(self, model: AgentModel) -> None:
         """Raises CallerError when the key is missing or wrong, or a file was tampered with; MachineError for want of room."""
         try:
-            from .encryption import SUFFIX, decrypt_file, parse_key
+            from .encryption import SUFFIX, contents_of, decrypt_file, parse_key
         except ImportError as error:
             raise CallerError(f"it needs the package cryptography ({error}): pip install 'penstock[decrypt]'") from error
         key = parse_key(*_key_text(model.parameters))
-        files = list(_files(model.location))
+        files = list(contents_of(model.location))
         target = model.acquire_directory(sum(path.stat().st_size for path in files))
         for path in files:
             name = path.relative_to(model.location)
@@ -62,9 +61,3 @@ def _key_text(parameters: dict[str, str]) -> tuple[str, str]:
         return Path(source).read_text(), f"file {source}"
     except (OSError, UnicodeDecodeError) as error:
         raise invalid(f"the key cannot be read from file {source}: {error}") from error
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    """Everything in a model's directory, links followed; directories before what is in them."""
-    for folder, folders, files in os.walk(directory, followlinks=True):
-        yield from (Path(folder, name) for name in sorted(folders + files))

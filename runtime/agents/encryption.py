@@ -13,7 +13,7 @@ import base64
 import binascii
 import os
 import shutil
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,7 +55,7 @@ def encrypt_model(source: Path | str, target: Path | str, key: str, plain: Conta
     """
     secret = parse_key(key, "the argument")
     encrypted = []
-    for path in sorted(Path(source).rglob("*")):
+    for path in contents_of(Path(source)):
         name = path.relative_to(source).as_posix()
         copy = Path(target) / name
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +67,13 @@ def encrypt_model(source: Path | str, target: Path | str, key: str, plain: Conta
             encrypt_file(path, copy.with_name(copy.name + SUFFIX), secret, name)
             encrypted.append(name)
     return encrypted
+
+
+def contents_of(directory: Path) -> Iterator[Path]:
+    """Everything in a model's directory, links followed; directories before what is in them."""
+    for folder, folders, files in os.walk(directory, followlinks=True):
+        folders.sort()
+        yield from (Path(folder, name) for name in sorted(folders + files))
 
 
 def encrypt_file(source: Path, target: Path, key: bytes, name: str) -> None:

@@ -81,6 +81,16 @@ def test_the_second_equal_request_is_not_executed(broker: RunningBroker, link: s
         assert (kept["entries"], kept["evictions"]) == (2, 0) and 0 < kept["byte_size"] < kept["capacity_bytes"] == 64 * 2**20
 
 
+def test_inline_tensors_too(tmp_path: Path, repository: Path) -> None:
+    """Given tensors that come with the message, then their memory, the broker's own, goes with a hit as it does with a miss."""
+    add_model(repository, "cached", batching=CACHED)
+    with RunningBroker(tmp_path, repository, with_tcp=True) as broker, broker.client("tcp") as client:
+        for _ in range(3):
+            assert (client.infer("cached", {"x": np.ones((1, 2), np.float32)}).outputs["y"] == 1).all()
+        assert counts(client, "cached")["cache_hit"] == 2
+        assert client.status()["regions"] == 0
+
+
 def test_a_model_that_does_not_ask_for_it(broker: RunningBroker, link: str) -> None:
     """Given a model without response_cache, then every request is executed."""
     with broker.client(link) as client:
@@ -161,16 +171,18 @@ def test_a_broker_without_a_cache(tmp_path: Path, repository: Path) -> None:
         assert counts(client, "cached")["executed"] == 2
 
 
-def test_the_command_line_shows_it(broker: RunningBroker) -> None:
-    """Given hits, then `stats` shows their rate and `status` how full the cache is."""
+def test_the_command_line_shows_it(broker: RunningBroker, tmp_path: Path) -> None:
+    """Given hits, then `infer` says so, `stats` shows their rate and `status` how full the cache is."""
+    np.save(tmp_path / "x.npy", np.ones((1, 2), np.float32))
     with broker.client("local") as client:
-        for _ in range(4):
+        for _ in range(3):
             client.infer("cached", {"x": np.ones((1, 2), np.float32)})
         eventually(lambda: ready_pid(client, "cached") > 0, 5, "it is there")
     said = {}
-    for command in ("stats", "status"):
-        run = [sys.executable, "-m", "penstock.clients.cli", command, "--address", broker.addresses["local"]]
+    for command, *words in (["infer", "cached", "--input", f"x={tmp_path}/x.npy"], ["stats"], ["status"]):
+        run = [sys.executable, "-m", "penstock.clients.cli", command, *words, "--address", broker.addresses["local"]]
         said[command] = subprocess.run(run, capture_output=True, text=True, check=True).stdout
     (row,) = (line for line in said["stats"].splitlines() if line.split()[:1] == ["cached/1"])
     assert row.split()[1:6] == ["4", "0", "1", "1", "75%"]
+    assert said["infer"].endswith("by cached/1 from the response cache\n")
     assert "response cache: 1 entries, 1.0 KiB of 64.0 MiB, 0 evicted" in said["status"]

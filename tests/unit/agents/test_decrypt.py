@@ -78,6 +78,19 @@ def test_the_copy_holds_what_was_encrypted_and_the_rest(model: Encrypted) -> Non
     assert not location.exists()
 
 
+def test_links_are_followed(model: Encrypted) -> None:
+    source = model.directory.parent / "plain"
+    (source / "3").symlink_to("1")
+    assert encrypt_model(source, model.directory, model.key, PLAIN) == ["1/empty", "1/model.onnx", "3/empty", "3/model.onnx"]
+    (model.directory / "notes").symlink_to(source, target_is_directory=True)
+
+    location = model.load(key_variable="KEY")
+
+    assert (location / "3" / "model.onnx").read_bytes() == SECRET
+    assert (location / "notes" / "labels.txt").read_bytes() == PLAIN["labels.txt"]
+    assert not [path for path in location.rglob("*") if path.is_symlink()]
+
+
 def test_the_key_may_be_in_a_file(model: Encrypted, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(model.key + "\n")
     assert (model.load(key_file=str(tmp_path / "key")) / "1" / "model.onnx").read_bytes() == SECRET
