@@ -23,7 +23,7 @@ NEEDED = (
 
 OPTIONAL = (
     ("torch", "for tensors of torch", "pip install 'penstock[torch]'"),
-    ("cryptography", "for the repository agent `decrypt`", "pip install 'penstock[agents]'"),
+    ("cryptography", "for the repository agent `decrypt`", "pip install 'penstock[decrypt]'"),
 )
 """(distribution, what it is for, how to get it). Not imported: some take seconds."""
 
