@@ -136,7 +136,7 @@ class Delivery:
             totals_ns.append(now_ns - arrived_ns)
             queues_ns.append(max(0, report.started_ns - arrived_ns))
             self._release(request)
-        model.record.completed(rows, totals_ns, queues_ns, report)
+        model.record.completed(rows, totals_ns, queues_ns, report, now_ns)
 
     def _answer_item(
         self, request: Any, item: ItemResult, fd: int | None, batch: SentBatch, report: BatchDone, now_ns: int

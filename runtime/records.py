@@ -20,7 +20,7 @@ _REASONS = {Code.CANCELLED.value: "CANCELED", Code.UNAVAILABLE.value: "REJECTED"
 class Record:
     """The counters of one load of a model version."""
 
-    __slots__ = ("_closed", "_copies", "_failures", "histograms", "statistics")
+    __slots__ = ("_closed", "_copies", "_failures", "_returning_ns", "histograms", "statistics")
 
     def __init__(self) -> None:
         self.statistics = ModelStatistics()
@@ -31,6 +31,8 @@ class Record:
         self._copies: dict[str, list[int]] = {}
         #: Triton's reason of a failure -> how often; those refused when they arrived are in here and nowhere else
         self._failures: dict[str, int] = {}
+        #: of successful requests together: how long their worker's report was on its way here
+        self._returning_ns = 0
 
     def __repr__(self) -> str:
         return f"<Record {self.statistics!r} {self.histograms!r}>"
@@ -52,8 +54,9 @@ class Record:
             counted[0] += copied.count
             counted[1] += copied.byte_size
 
-    def completed(self, rows: int, totals_ns: list[int], queues_ns: list[int], report: BatchDone) -> None:
+    def completed(self, rows: int, totals_ns: list[int], queues_ns: list[int], report: BatchDone, now_ns: int) -> None:
         """The requests of an execution that succeeded: rows together; of each its total time, and until execution began."""
+        self._returning_ns += (now_ns - report.ended_ns) * len(totals_ns)
         self.statistics.completed(rows, totals_ns, queues_ns, report.input_ns, report.infer_ns, report.output_ns)
         self.histograms.completed(totals_ns, queues_ns)
 
@@ -80,12 +83,14 @@ class Record:
         self._failures[reason] = self._failures.get(reason, 0) + 1
 
     def stages(self) -> dict[str, Any]:
-        """Distributions per stage in ns, how large batches were and why they closed, what was copied."""
+        """Distributions per stage in ns, how large batches were and why they closed, what was copied, reports' way back."""
+        statistics = self.statistics
         return {
             "histograms_ns": self.histograms.to_json(self._sums_ns()),
             "batch_sizes": {str(rows): found[0] for rows, found in sorted(self.statistics.batches.items())},
             "closed": dict(self._closed),
             "copies": {kind: {"count": count, "byte_size": size} for kind, (count, size) in self._copies.items()},
+            "returning": {"count": statistics.success_count - statistics.hit_count, "ns": self._returning_ns},
             "failures": dict(self._failures),
         }
 

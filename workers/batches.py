@@ -86,15 +86,16 @@ class BatchRunner:
                     self._take_in(work, results)
             except BaseException as error:  # noqa: BLE001 - even a model's SystemExit costs its batch, not the worker
                 errors[at] = as_error(error)
-        infer_ns = monotonic_ns() - mapped_ns
+        ended_ns = monotonic_ns()
+        input_ns, infer_ns = mapped_ns - started_ns, ended_ns - mapped_ns
         if not errors:
-            return BatchDone(batch.batch, started_ns, mapped_ns - started_ns, infer_ns, 0)
+            return BatchDone(batch.batch, started_ns, input_ns, infer_ns, 0, ended_ns=ended_ns)
         if len(works) == 1:
             return failed(batch, started_ns, errors[0], infer_ns)
         items = [self._writer.as_promised(prepared) for prepared in ready]
         for at, cause in errors.items():
             items[at] = failure(self._naming_the_model(cause))
-        return BatchDone(batch.batch, started_ns, mapped_ns - started_ns, infer_ns, 0, items)
+        return BatchDone(batch.batch, started_ns, input_ns, infer_ns, 0, items, ended_ns=ended_ns)
 
     def _take_in(self, work: Work, results: Sequence[Tensor | None]) -> None:
         """Results that the backend did not write to their places, and requests that it failed."""
@@ -169,6 +170,7 @@ class BatchRunner:
             items,
             account.copies(),
             fds=len(fds),
+            ended_ns=monotonic_ns(),
         )
         return report, fds
 

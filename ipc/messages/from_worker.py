@@ -57,7 +57,7 @@ class ItemResult(Row, frozen=True):
 
 
 class BatchDone(Message, frozen=True):
-    """A batch ended. `started_ns` is CLOCK_MONOTONIC; the other times are durations.
+    """A batch ended. `started_ns` and `ended_ns` (the report is made) are CLOCK_MONOTONIC; the other times are durations.
 
     `items` is empty when every request succeeded with outputs placed and shaped just as its Placement says (all dims
     known); else one ItemResult per request, in order. A non-empty `message` fails every request of the batch.
@@ -74,6 +74,7 @@ class BatchDone(Message, frozen=True):
     message: str = ""
     fault: str = "model"
     fds: int = 0
+    ended_ns: int = 0  # 0 where the whole batch failed
 
 
 FromWorker = BatchDone | Loaded | LoadFailed | Ready | Hello

@@ -14,6 +14,7 @@ from scripted import CONFIG, ScriptedBroker, ScriptedLink, link_of
 from penstock.ipc.codec import encode
 from penstock.ipc.local import LinkClosed
 from penstock.ipc.messages import (
+    Answer,
     Batch,
     Failed,
     Goodbye,
@@ -218,6 +219,23 @@ def test_how_a_request_was_served_is_told_on_request(broker: ScriptedBroker) -> 
     told = first.explain
     assert (told.instance, told.batch_size, told.batch_requests, told.closed) == ("echo_0_0", 2, 2, "immediate")
     assert (told.compute_input_ns, told.compute_infer_ns, told.compute_output_ns) == (10, 20, 30)
+
+
+def test_the_way_of_a_report_is_counted_for_each_request_it_answers(broker: ScriptedBroker) -> None:
+    # Given two requests in a batch, whose report was made 70 ns ago, and one alone that was made 5 ns ago
+    client = client_of(broker)
+    broker.say(client, ask(1, placed(1)), ask(2, placed(2)))
+    broker.finish(broker.batches()[0], ended_ns=broker.now_ns - 70)
+    broker.say(client, ask(3, placed(1)))
+    broker.finish(broker.batches()[0], ended_ns=broker.now_ns - 5)
+    # And one that fails
+    broker.say(client, ask(4, placed(1)))
+    broker.finish(broker.batches()[0], message="bad luck", code="INTERNAL")
+    # When the stages are asked for
+    broker.say(client, Query(5, "stages"))
+    # Then 70 count twice and 5 once, and the failure not at all
+    (answer,) = link_of(client).take(Answer)
+    assert answer.value[0]["returning"] == {"count": 3, "ns": 145}
 
 
 def test_another_protocol_is_refused_with_both_versions(broker: ScriptedBroker) -> None:
