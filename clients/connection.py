@@ -58,6 +58,11 @@ class Connection:
         """Whether something is to be sent that the socket did not take."""
         return self._outbox.stuck
 
+    @property
+    def heard_ns(self) -> int:
+        """When something of the broker was last read, on the monotonic clock."""
+        return self._leading.heard_ns
+
     # --- asking -----------------------------------------------------------------------------------------------------------
 
     def start(self, entry: Entry, message: Message, fds: Sequence[int] = (), parts: Sequence[bytes] = ()) -> None:

@@ -42,7 +42,7 @@ class Leading:
 
     def __init__(self, host: Host, link: Link, books: Books, leader_waits: Watch) -> None:
         self.reads = 0  # by which the reader of last resort sees that somebody else reads
-        self._heard_ns = 0  # when something was last read
+        self.heard_ns = 0  # when something was last read
         self._host = host
         self._link = link
         self._books = books
@@ -69,7 +69,7 @@ class Leading:
     @property
     def is_fresh(self) -> bool:
         """Whether the broker was heard of a moment ago."""
-        return time.monotonic_ns() - self._heard_ns < FRESH_NS
+        return time.monotonic_ns() - self.heard_ns < FRESH_NS
 
     def glance(self) -> None:
         """Reads what is there, without waiting."""
@@ -87,7 +87,7 @@ class Leading:
             messages = self._link.receive()
             if not messages:
                 return False
-            self._heard_ns = time.monotonic_ns()
+            self.heard_ns = time.monotonic_ns()
             self._books.take(messages, announced)
         except (LinkClosed, PenstockError) as error:
             self._host.lose(error)

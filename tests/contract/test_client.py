@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
@@ -256,6 +257,37 @@ def test_several_answers_in_one_frame(client: Client, broker: FakeBroker) -> Non
     broker.wait_held(5)
     broker.answer(4, 2, 0, 1, 3)
     assert [future.result(20).outputs["y"][0, 0] for future in submitted] == [0, 2, 4, 6, 8]
+
+
+def test_one_waits_for_any_of_several_and_learns_when_it_was_read(client: Client, broker: FakeBroker) -> None:
+    # Given three requests in flight
+    broker.hold = True
+    submitted = client.submit_many([filled(client, start) for start in range(3)])
+    broker.wait_held(3)
+    # When the last is answered
+    began_ns = time.monotonic_ns()
+    broker.answer(2)
+    read_ns = submitted[0].wait_for_any(submitted)
+    # Then the wait ends, whichever future was asked, and says when the answer was read; the others wait on
+    assert began_ns < read_ns <= time.monotonic_ns()
+    assert [future.answered for future in submitted] == [False, False, True]
+    assert submitted[2].result().outputs["y"][0, 0] == 4
+    # And what was answered before returns at once
+    assert submitted[0].wait_for_any(submitted) == read_ns
+    # And two that are answered in one frame come together
+    broker.answer(1, 0)
+    submitted[0].wait_for_any(submitted[:2])
+    assert [future.answered for future in submitted] == [True, True, True]
+
+
+def test_who_waits_for_any_hears_of_the_brokers_death(client: Client, broker: FakeBroker) -> None:
+    broker.hold = True
+    submitted = client.submit_many([filled(client, start) for start in range(2)])
+    broker.wait_held(2)
+    broker.die()
+    submitted[0].wait_for_any(submitted)
+    with pytest.raises(BrokerError, match="was lost"):
+        submitted[1].result()
 
 
 def test_submit_many_sends_all_or_none(client: Client, broker: FakeBroker) -> None:
