@@ -11,7 +11,6 @@ Sockets and answers lie in a directory of its own, which is removed at the end, 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -24,10 +23,10 @@ from .children import Child, Children, hear, interrupts_held, say
 from .connecting import connected
 from .direct_answers import direct_scores
 from .failures import CommandFailed
+from .own_broker import STARTS_WITHIN_S, hear_ready, own_addresses, start_broker
 
 CLIENTS = 4
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - it is looked at, nothing is made there
-STARTS_WITHIN_S = 45.0
 ENDS_WITHIN_S = 60.0
 
 
@@ -56,8 +55,8 @@ def run(rounds: int) -> Outcome:
     """Runs the demo; afterwards no process and no file of it is left."""
     with tempfile.TemporaryDirectory(prefix="penstock-demo-") as folder, Children() as children:
         repository = sample_repository()
-        addresses = (f"unix://{folder}/broker.sock", f"ipc://{folder}/broker.zmq")
-        broker = _start_broker(children, repository, addresses)
+        addresses = own_addresses(folder)
+        broker = start_broker(children, repository, addresses)
         with np.load(repository / "digits" / "held_out.npz") as held_out:
             images, labels = held_out["images"], held_out["labels"]
         with interrupts_held():
@@ -88,16 +87,8 @@ def shared_memory() -> set[str]:
     return {name for name in os.listdir(SHARED_MEMORY) if "penstock" in name}
 
 
-def _start_broker(children: Children, repository: Path, addresses: tuple[str, ...]) -> Child:
-    listening = [word for address in addresses for word in ("--address", address)]
-    return children.start(
-        "penstock.clients.cli", "serve", str(repository), *listening, "--fallback", "cpu", "--log-level", "warning", "--json"
-    )
-
-
 def _check_ready(broker: Child) -> None:
-    ready = json.loads(hear(broker, STARTS_WITHIN_S))
-    for model in ready["models"]:
+    for model in hear_ready(broker)["models"]:
         if model["name"] == "digits" and model["state"] != "READY":
             raise CommandFailed(f"the model digits was not loaded: {model['reason']}")
 
