@@ -25,6 +25,7 @@ COMMANDS = (
     "trace",
     "timeline",
     "infer",
+    "perf",
     "doctor",
     "completion",
     "help",
@@ -57,7 +58,7 @@ class LazyGroup(click.Group):
             0: "done",
             1: "the broker or the model answered with an error (on standard error)",
             2: "wrong usage, or no connection to a broker, or an address that cannot be bound",
-            3: "serve --strict: some model could not be loaded",
+            3: "serve --strict: some model could not be loaded; perf --strict: some row did not become stable",
         }
     ),
 )

@@ -39,6 +39,12 @@ class NotAllLoaded(CommandFailed):
     exit_code = 3
 
 
+class NotStable(CommandFailed):
+    """perf --strict: some row did not become stable."""
+
+    exit_code = 3
+
+
 @contextmanager
 def failing_as(kind: type[CommandFailed]) -> Iterator[None]:
     """Turns an error of Penstock's within the block into the end of the command."""

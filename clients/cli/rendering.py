@@ -36,7 +36,7 @@ def console() -> Any:
     from rich.console import Console
 
     found = Console(highlight=False, soft_wrap=False)
-    return found if found.is_terminal else Console(highlight=False, width=200)
+    return found if found.is_terminal else Console(highlight=False, width=240)
 
 
 def _plain(text: str) -> str:

@@ -8,6 +8,7 @@ import cache_faults
 import delivery_faults
 import link_faults
 import packing_faults
+import perf_faults
 import registry_faults
 import scheduler_faults
 from fault import Fault
@@ -20,4 +21,5 @@ FAULTS: tuple[Fault, ...] = (
     *delivery_faults.FAULTS,
     *agent_faults.FAULTS,
     *cache_faults.FAULTS,
+    *perf_faults.FAULTS,
 )

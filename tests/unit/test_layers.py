@@ -27,6 +27,9 @@ PURE = (
     "ipc/tensors.py",
     "workers/packing.py",
     "clients/pending.py",
+    "clients/perf/percentiles.py",
+    "clients/perf/stages.py",
+    "clients/perf/figures.py",
 )
 IMPURE_MODULES = frozenset(
     {"asyncio", "concurrent", "ctypes", "fcntl", "logging", "mmap", "multiprocessing", "os", "pathlib", "posix_ipc", "random"}

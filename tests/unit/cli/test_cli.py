@@ -167,14 +167,14 @@ def test_each_command_says_what_it_does_and_how_it_ends(command: str) -> None:
     assert "Exit codes:\n    0  " in shown.output
 
 
-@pytest.mark.parametrize("words", [["nonsense"], ["status", "--nonsense"], ["infer"], ["worker"], ["serve"]])
+@pytest.mark.parametrize("words", [["nonsense"], ["status", "--nonsense"], ["infer"], ["perf"], ["worker"], ["serve"]])
 def test_wrong_usage_ends_with_2(words: list[str]) -> None:
     shown = penstock(*words)
     assert shown.exit_code == 2
     assert "Usage:" in shown.output
 
 
-@pytest.mark.parametrize("command", [["status"], ["stats"], ["regions"], ["stop"], ["worker", "digits"]])
+@pytest.mark.parametrize("command", [["status"], ["stats"], ["regions"], ["stop"], ["perf", "digits"], ["worker", "digits"]])
 def test_no_broker_is_one_line_and_2(command: list[str], tmp_path: Path) -> None:
     option = "--connect" if command[0] == "worker" else "--address"
     shown = penstock(*command, option, f"unix://{tmp_path}/nobody.sock")

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The requests that are sent over and over: slots with inputs in them, in the memory that was asked for.
+
+A slot of the client's pool is what a program would use, and is used wherever it has that kind of memory: memfd on the local
+link, system over ZeroMQ. For the other, and for strings (no pooled slot is cut for those), a region is made and registered.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+
+from ..client import Client
+from ..models import Array, ModelInfo, layout_of_arrays
+from ..regions import MemfdRegion, Region, SystemRegion
+from ..slots import InlineSlot, Slot
+from .inputs import make_inputs
+from .plan import Memory, Plan, Point, input_shapes
+from .region_slots import RegionLayout, encoded
+
+SLOTS_PER_REQUEST = 4
+"""So many requests are prepared for each that is in flight, so that what is sent next is not what came back last."""
+PREPARED_BYTES = 256 * 1024 * 1024
+"""Fewer are, but never less than are in flight, where they would take more than this."""
+
+
+class PreparedRequests:
+    """The slots of one point, each with its inputs. A context manager: they are given back in the end."""
+
+    def __init__(self, client: Client, model: ModelInfo, plan: Plan, point: Point) -> None:
+        self._client = client
+        self._model = model
+        self._plan = plan
+        self._point = point
+        self._held = ExitStack()
+        #: slot -> what its inputs are
+        self.inputs: dict[Slot, Mapping[str, Array]] = {}
+
+    def __repr__(self) -> str:
+        return f"<PreparedRequests {len(self.inputs)} for {self._point} of '{self._model.name}' in {self._plan.memory}>"
+
+    def check_invariants(self) -> None:
+        """Enough for what is in flight, once they are there; those of the slots."""
+        assert not self.inputs or len(self.inputs) >= self._point.concurrency, self
+        for slot in self.inputs:
+            slot.check_invariants()
+
+    def __enter__(self) -> PreparedRequests:
+        try:
+            arrays = self._arrays()
+            self.inputs = dict(zip(self._slots(arrays), arrays, strict=True))
+        except BaseException:
+            self._held.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.inputs.clear()
+        self._held.close()
+
+    def _arrays(self) -> list[dict[str, Array]]:
+        shapes = input_shapes(self._model, self._point.batch, self._plan.shapes)
+        first = make_inputs(self._model, shapes, self._plan, 0)
+        fitting = PREPARED_BYTES // max(sum(array.nbytes for array in first.values()), 1)
+        count = max(self._point.concurrency, min(self._point.concurrency * SLOTS_PER_REQUEST, fitting))
+        return [first, *(make_inputs(self._model, shapes, self._plan, number) for number in range(1, count))]
+
+    def _slots(self, arrays: Sequence[Mapping[str, Array]]) -> Sequence[Slot]:
+        pooled: Memory = "memfd" if self._client.address.kind == "local" else "system"
+        if self._plan.memory == "none":
+            return [self._inline(inputs) for inputs in arrays]
+        if self._plan.memory == pooled and not any(spec.datatype == "BYTES" for spec in self._model.inputs):
+            return [self._pooled(inputs) for inputs in arrays]
+        layout = RegionLayout(self._model, self._point.batch, arrays)
+        return layout.fill(self._region(layout.byte_size))
+
+    def _pooled(self, inputs: Mapping[str, Array]) -> Slot:
+        batch = self._point.batch if self._model.max_batch_size else None
+        slot = self._held.enter_context(self._client.buffers(self._model, batch, shapes=self._plan.shapes))
+        for name, array in inputs.items():
+            slot.inputs[name][...] = array
+        return slot
+
+    def _inline(self, inputs: Mapping[str, Array]) -> Slot:
+        contents = {name: encoded(array) if array.dtype.kind == "O" else array for name, array in inputs.items()}
+        shapes = {name: array.shape for name, array in inputs.items()}
+        return InlineSlot(layout_of_arrays(self._model, contents, shapes, None), contents, {})
+
+    def _region(self, byte_size: int) -> Region:
+        name = f"perf-{os.urandom(6).hex()}"
+        region: Region
+        if self._plan.memory == "memfd":
+            region = MemfdRegion(name, max(byte_size, 1))
+        else:
+            region = SystemRegion.create(name, f"penstock-{os.getpid()}-{name}", max(byte_size, 1))
+        self._held.callback(region.close)
+        self._client.register(region)
+        self._held.callback(self._client.unregister, name)
+        region.unlink()  # the broker has it open: should this process be killed, no name is left behind
+        return region
