@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from types import TracebackType
 
+from ...ipc.errors import BrokerError
 from ..client import Client
 from ..models import Array, ModelInfo, layout_of_arrays
 from ..regions import MemfdRegion, Region, SystemRegion
@@ -34,6 +36,7 @@ class PreparedRequests:
         self._plan = plan
         self._point = point
         self._held = ExitStack()
+        self._registered = ""  # the region that was made, if any
         #: slot -> what its inputs are
         self.inputs: dict[Slot, Mapping[str, Array]] = {}
 
@@ -55,9 +58,11 @@ class PreparedRequests:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.inputs.clear()
-        self._held.close()
+        with self._held:
+            if self._registered and not (kind and issubclass(kind, BrokerError)):  # else the session has ended, and all with it
+                self._client.unregister(self._registered)
 
     def _arrays(self) -> list[dict[str, Array]]:
         shapes = input_shapes(self._model, self._point.batch, self._plan.shapes)
@@ -96,6 +101,6 @@ class PreparedRequests:
             region = SystemRegion.create(name, f"penstock-{os.getpid()}-{name}", max(byte_size, 1))
         self._held.callback(region.close)
         self._client.register(region)
-        self._held.callback(self._client.unregister, name)
+        self._registered = name
         region.unlink()  # the broker has it open: should this process be killed, no name is left behind
         return region

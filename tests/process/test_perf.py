@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import LINKS, START_S, RunningBroker, add_model
+from running import LINKS, START_S, RunningBroker, add_model, eventually
+
+from penstock.clients import Client
 
 SAMPLES = Path(__file__).resolve().parents[2] / "model_repository"
 FEW = ("--measurement-request-count", "12", "--max-trials", "3", "--warmup", "3")
@@ -166,6 +168,41 @@ def test_tcp_takes_no_shared_memory(broker: RunningBroker) -> None:
     done = penstock("digits", "--shared-memory", "system", "--address", broker.addresses["tcp"])
     assert (done.returncode, done.stdout) == (1, "")
     assert "--shared-memory system over tcp" in done.stderr
+
+
+def succeeded(client: Client, model: str) -> int:
+    return int(client.statistics(model)["model_stats"][0]["inference_stats"]["success"]["count"])
+
+
+def test_a_broker_that_dies_meanwhile_is_what_is_said(tmp_path: Path) -> None:
+    # Given a measurement under way, in a region made for it
+    add_model(tmp_path / "models", "echo")
+    with RunningBroker(tmp_path, tmp_path / "models") as running:
+        words = [
+            "echo",
+            "--shared-memory",
+            "system",
+            "--batch-sizes",
+            "1",
+            "--measurement-interval-ms",
+            "100",
+            "--max-trials",
+            "500",
+        ]
+        command = [sys.executable, "-m", "penstock.clients.cli", "perf", *words, "--stability-percentage", "0"]
+        with subprocess.Popen(
+            [*command, "--address", running.addresses["local"]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            process.stderr.readline()
+            with running.client("local") as client:
+                seen = succeeded(client, "echo")
+                eventually(lambda: succeeded(client, "echo") > seen + 5, START_S, "the second window is under way")
+            # When the broker is killed
+            running.kill()
+            # Then that is the error, and not what follows from it
+            assert "connection to the broker at " in process.stderr.readlines()[-1]
+            assert process.wait(START_S) == 1
 
 
 def test_without_a_broker_it_says_how_to_get_one(tmp_path: Path) -> None:
