@@ -52,7 +52,7 @@ def test_triton_s_names_with_its_units_and_labels() -> None:
     record = Record()
     report = BatchDone(1, 0, 10_000, 20_000, 5_000, copies=[Copied("gather", 2, 640)])
     record.executed(3, "full", report, 0)
-    record.completed(3, [100_000, 50_999], [40_000, 1_000], report)
+    record.completed(3, [100_000, 50_999], [40_000, 1_000], report, 0)
     # When it is scraped
     found = values(scraped(record))
     # Then durations are whole microseconds, and each request is credited the whole batch's
@@ -113,7 +113,7 @@ def test_histograms_are_cumulative_and_complete() -> None:
     report = BatchDone(1, 0, 1, 1, 1)
     for total_ns in (3_000, 5_000, 10**9):
         record.executed(1, "single", report, 0)
-        record.completed(1, [total_ns], [0], report)
+        record.completed(1, [total_ns], [0], report, 0)
     found = values(scraped(record))
     stage = ("stage", "total")
     # Then a bucket counts what is below its bound: 4.096 us, 8.192 us, ...
