@@ -71,10 +71,10 @@ class Client:
     ) -> InferResult:  # fmt: skip
         """One request, and its result.
 
-        `target`: a slot whose inputs were written, or a model. For a model, `inputs` maps every input's name to an array (its
-        dtype and shape must be the input's; lists are converted) or to `region.tensor(...)`; `outputs` names those wanted
-        (all by default), or maps them to `region.tensor(...)` to be written there. `timeout_s` bounds queue and execution:
-        DEADLINE_EXCEEDED. `explain` asks how the request was served. `principal` is on whose behalf, for fair queueing.
+        `target`: a slot whose inputs were written, or a model. For a model, `inputs` maps every input's name (optional ones may
+        be left out) to an array (its dtype and shape must be the input's; lists are converted) or to `region.tensor(...)`;
+        `outputs` names those wanted (all by default), or maps them to `region.tensor(...)`. `timeout_s` bounds queue and
+        execution: DEADLINE_EXCEEDED. `explain` asks how it was served. `principal` is on whose behalf, for fair queueing.
         `priority` and `queue_timeout_s` (waiting alone) are Triton's; the model's queue policy says what they do.
         """
         lease = target if isinstance(target, Slot) else self._leasing.for_request(target, inputs, outputs, version)
@@ -135,16 +135,16 @@ class Client:
 
     def buffers(
         self, model: Model, batch: int | None = None, *, shapes: Shapes | None = None, outputs: Sequence[str] | None = None,
-        version: int = -1,
+        left_out: Sequence[str] = (), version: int = -1,
     ) -> Slot:  # fmt: skip
         """Leases a slot for requests of `batch` rows (1 by default; leave out for a model without batch dimension).
 
         `shapes` gives the variable dims of inputs (and, where they are known beforehand, of outputs), without the batch
-        dimension. Outputs of unknown size get no place in the slot; results bring them along. The slot is used any number of
-        times, one request at a time, and goes back to the pool when it is closed.
+        dimension. Outputs of unknown size get no place in the slot; results bring them along. `left_out`: optional inputs that
+        requests do without. The slot serves any number of requests, one at a time; closing it gives it back to the pool.
         """
         info = self._catalog.find(model, version)
-        return self._leasing.slot(layout_of_batch(info, batch, shapes or {}, outputs))
+        return self._leasing.slot(layout_of_batch(info, batch, shapes or {}, outputs, left_out))
 
     def register(self, region: Region) -> None:
         """Registers memory of the caller's own; again by itself after a restart of the broker. Raises ALREADY_EXISTS."""

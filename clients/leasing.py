@@ -60,8 +60,9 @@ class Leasing:
             return PlacedRequest(name, asked, inputs, () if outputs is None else outputs)
         model = self._catalog.find(target, version)
         check_inputs(model, inputs)
-        arrays = {spec.name: to_array(model, spec, inputs[spec.name]) for spec in model.inputs}
-        contents = {spec.name: _content(spec.datatype, arrays[spec.name]) for spec in model.inputs}
+        given = [spec for spec in model.inputs if spec.name in inputs]
+        arrays = {spec.name: to_array(model, spec, inputs[spec.name]) for spec in given}
+        contents = {spec.name: _content(spec.datatype, arrays[spec.name]) for spec in given}
         shapes = {name: array.shape for name, array in arrays.items()}
         layout = layout_of_arrays(model, contents, shapes, None if outputs is None else list(outputs))
         if self._is_inline:

@@ -21,6 +21,7 @@ class TensorInfo(NamedTuple):
     name: str
     datatype: str  # KServe: FP32, INT64, BYTES, ...
     dims: tuple[int, ...]
+    optional: bool = False  # an input that may be left out
 
 
 class ModelInfo(NamedTuple):
@@ -41,7 +42,10 @@ class ModelInfo(NamedTuple):
         batches = document["max_batch_size"] > 0
 
         def tensors(rows: Sequence[Mapping[str, Any]]) -> tuple[TensorInfo, ...]:
-            return tuple(TensorInfo(row["name"], row["datatype"], tuple(row["shape"][1 if batches else 0 :])) for row in rows)
+            lead = 1 if batches else 0
+            return tuple(
+                TensorInfo(row["name"], row["datatype"], tuple(row["shape"][lead:]), row.get("optional", False)) for row in rows
+            )
 
         return cls(
             document["name"], asked_version, int(document["version"]), tuple(map(int, document["versions"])),
@@ -70,10 +74,13 @@ class Layout(NamedTuple):
 Shapes = Mapping[str, Sequence[int]]
 
 
-def layout_of_batch(model: ModelInfo, batch: int | None, shapes: Shapes, wanted: Sequence[str] | None) -> Layout:
+def layout_of_batch(
+    model: ModelInfo, batch: int | None, shapes: Shapes, wanted: Sequence[str] | None, left_out: Sequence[str] = ()
+) -> Layout:
     """The layout for `batch` rows. `shapes` (without the batch dimension) names every variable dimension of an input.
 
-    Raises CallerError for what has no fixed size and for names that the model does not have.
+    `left_out` are optional inputs that requests will not bring. Raises CallerError for what has no fixed size and for names
+    that the model does not have.
     """
     count = 1 if batch is None else batch
     if model.max_batch_size and not 1 <= count <= model.max_batch_size:
@@ -83,8 +90,13 @@ def layout_of_batch(model: ModelInfo, batch: int | None, shapes: Shapes, wanted:
     rows: tuple[int, ...] = (count,) if model.max_batch_size else ()
     for name in shapes:
         _find(model, model.inputs + model.outputs, "tensor", name)
+    for name in left_out:
+        if not _find(model, model.inputs, "input", name).optional:
+            raise invalid(f"model '{model.name}': input '{name}' is not optional, it cannot be left out")
     inputs = []
     for spec in model.inputs:
+        if spec.name in left_out:
+            continue
         shape = rows + _dims(model, spec, shapes)
         size = byte_size(spec.datatype, shape)
         if size is None:
@@ -104,17 +116,19 @@ def layout_of_arrays(
     """The layout for these inputs, as `convert` made them; `given` are the shapes of all of them, batch dimension included."""
     inputs = []
     for spec in model.inputs:
+        if spec.name not in arrays:  # an optional one
+            continue
         content = arrays[spec.name]
         size = len(content) if isinstance(content, bytes) else content.size * numpy_dtype(spec.datatype).itemsize
         inputs.append(TensorLayout(spec.name, spec.datatype, tuple(given[spec.name]), size))
-    rows = tuple(given[model.inputs[0].name][:1]) if model.max_batch_size and model.inputs else ()
+    rows = inputs[0].shape[:1] if model.max_batch_size and inputs else ()
     return Layout(model.name, model.asked_version, tuple(inputs), _outputs(model, rows, {}, wanted))
 
 
 def check_inputs(model: ModelInfo, inputs: Mapping[str, object]) -> None:
-    """Every input of the model, and no other. Raises CallerError naming both sides."""
+    """Every input of the model but optional ones, and no other. Raises CallerError naming both sides."""
     expected = [spec.name for spec in model.inputs]
-    missing = [name for name in expected if name not in inputs]
+    missing = [spec.name for spec in model.inputs if spec.name not in inputs and not spec.optional]
     extra = [name for name in inputs if name not in expected]
     if missing or extra:
         raise invalid(

@@ -85,7 +85,7 @@ def bind(
     places = _decode(_places_decoder, outputs, "outputs", model) or model.unplaced
     by_name = _by_name([tensor.name for tensor in tensors], "input", model)
     _check_input_names(model, by_name)
-    ordered = [tensors[by_name[spec.name]] for spec in model.spec.inputs]
+    ordered = [tensors[by_name[spec.name]] if spec.name in by_name else None for spec in model.spec.inputs]
     rows = _check_shapes(model, ordered)
     if sum(not tensor.region for tensor in tensors) != len(parts):
         wanted = [tensor.name for tensor in tensors if not tensor.region]
@@ -94,18 +94,20 @@ def bind(
             f"but {len(parts)} inline parts came"
         )
     _check_sizes(model, tensors, parts)
-    spans, slots = _place_outputs(model, names, places, rows)
+    spans, slots = _place_outputs(model, names, places, rows, ordered)
     regions = _input_regions(model, names, ordered)
-    _check_overlaps(model, [_Span(t.name, r, t.offset, t.byte_size) for t, r in zip(ordered, regions, strict=True) if r], spans)
+    read = [_Span(t.name, r, t.offset, t.byte_size) for t, r in zip(ordered, regions, strict=True) if t and r]
+    _check_overlaps(model, read, spans)
     slices = _slices(ordered, regions, _store_inline(tensors, parts, inline))
-    used = {region.number: region for region, _ in slices} | {span_region.number: span_region for span_region in slots.regions}
+    used = {region.number: region for region, _ in slices if region} | {region.number: region for region in slots.regions}
     item = Placement(rows, [piece for _, piece in slices], slots.slices)
-    reply = _predict(model, places, slots.slices, rows)
+    reply = _predict(model, places, slots.slices, rows, ordered)
     binding = Binding(
         model, rows, _shape_key(model, ordered), tuple(used.values()), msgspec.Raw(encode(item)), reply, places, bool(parts)
     )
     if model.uses_cache:
-        binding.plan = cache_plan(model, ordered, slices, slots.slices, used)
+        given = [(tensor, (region, piece)) for tensor, (region, piece) in zip(ordered, slices, strict=True) if tensor and region]
+        binding.plan = cache_plan(model, [tensor for tensor, _ in given], [place for _, place in given], slots.slices, used)
     return binding
 
 
@@ -142,10 +144,13 @@ def _check_input_names(model: ServedModel, given: dict[str, int]) -> None:
     for name in given:
         if name not in expected:
             raise invalid(f"unexpected inference input '{name}' for model '{model.name}'; its inputs are {_listed(expected)}")
-    missing = [name for name in expected if name not in given]
+    missing = [spec.name for spec in model.spec.inputs if spec.name not in given and not spec.optional]
     if missing:
+        required = sum(not spec.optional for spec in model.spec.inputs)
+        few = "" if required == len(expected) else f"number of inputs between {required} and "
+        count = f"{few}{len(expected)}{'' if few else ' inputs'}"
         raise invalid(
-            f"expected {len(expected)} inputs but got {len(given)} inputs for model '{model.name}'. Got input(s) "
+            f"expected {count} but got {len(given)} inputs for model '{model.name}'. Got input(s) "
             f"[{_listed(given)}], but missing required input(s) [{_listed(missing)}]. Please provide all required input(s)."
         )
 
@@ -154,10 +159,12 @@ def _listed(names: Sequence[str] | dict[str, int]) -> str:
     return ",".join(f"'{name}'" for name in names)
 
 
-def _check_shapes(model: ServedModel, ordered: list[InputTensor]) -> int:
+def _check_shapes(model: ServedModel, ordered: list[InputTensor | None]) -> int:
     """Datatypes and shapes of all inputs; returns the rows (1 for a model without batch dimension)."""
     rows = -1  # no input seen yet
     for spec, tensor in zip(model.spec.inputs, ordered, strict=True):
+        if tensor is None:
+            continue
         if tensor.datatype != spec.datatype:
             raise invalid(
                 f"inference input '{spec.name}' data-type is '{tensor.datatype}', but model '{model.name}' "
@@ -175,6 +182,8 @@ def _check_shapes(model: ServedModel, ordered: list[InputTensor]) -> int:
             shape = shape[1:]
         if not _fits(spec.dims, shape):
             raise invalid(_shape_text(model, spec, tensor.shape))
+    if model.batches and rows == -1:
+        raise invalid(f"model '{model.name}' has a batch dimension: without any input a request has no rows")
     if model.batches and not 1 <= rows <= model.spec.max_batch_size:
         raise invalid(
             f"inference request batch-size must be <= {model.spec.max_batch_size} and >= 1 for '{model.name}', got {rows}"
@@ -213,10 +222,10 @@ def _check_sizes(model: ServedModel, tensors: list[InputTensor], parts: Sequence
             )
 
 
-def _input_regions(model: ServedModel, names: RegionNames, ordered: list[InputTensor]) -> list[Region | None]:
+def _input_regions(model: ServedModel, names: RegionNames, ordered: list[InputTensor | None]) -> list[Region | None]:
     found: list[Region | None] = []
     for tensor in ordered:
-        if not tensor.region:
+        if tensor is None or not tensor.region:
             found.append(None)
             continue
         asker = f"input '{tensor.name}' of model '{model.name}'"
@@ -240,7 +249,7 @@ def _check_bounds(asker: str, region: Region, offset: int, size: int) -> None:
 
 
 def _place_outputs(
-    model: ServedModel, names: RegionNames, places: list[OutputPlace], rows: int
+    model: ServedModel, names: RegionNames, places: list[OutputPlace], rows: int, inputs: list[InputTensor | None]
 ) -> tuple[list[_Span], _OutputSlots]:
     _by_name([place.name for place in places], "output", model)
     spans: list[_Span] = []
@@ -258,7 +267,7 @@ def _place_outputs(
         asker = f"output '{place.name}' of model '{model.name}'"
         region = names.find(place.region, asker)
         _check_bounds(asker, region, place.offset, place.byte_size)
-        needed = model.output_bytes(position, rows)
+        needed = model.output_bytes(position, rows, inputs)
         if needed is not None and place.byte_size < needed:
             raise invalid(
                 f"shared memory size specified with the request for {asker} ({place.byte_size} bytes) should be at least "
@@ -289,30 +298,46 @@ def _store_inline(tensors: list[InputTensor], parts: Sequence[int], inline: Inli
     return {name: (region, offset, size) for name, offset, size in zip(brought, offsets, parts, strict=True)}
 
 
+_LEFT_OUT = InputSlice(-1, 0, 0, [])
+
+
 def _slices(
-    ordered: list[InputTensor], regions: list[Region | None], stored: dict[str, tuple[Region, int, int]]
-) -> list[tuple[Region, InputSlice]]:
-    slices: list[tuple[Region, InputSlice]] = []
+    ordered: list[InputTensor | None], regions: list[Region | None], stored: dict[str, tuple[Region, int, int]]
+) -> list[tuple[Region | None, InputSlice]]:
+    slices: list[tuple[Region | None, InputSlice]] = []
     for tensor, named in zip(ordered, regions, strict=True):
+        if tensor is None:
+            slices.append((None, _LEFT_OUT))
+            continue
         region, offset, size = stored[tensor.name] if named is None else (named, tensor.offset, tensor.byte_size)
         slices.append((region, InputSlice(region.number, offset, size, tensor.shape)))
     return slices
 
 
-def _shape_key(model: ServedModel, ordered: list[InputTensor]) -> Hashable:
-    """None for a model whose shapes are fixed; else what must be equal within a batch."""
+def _shape_key(model: ServedModel, ordered: list[InputTensor | None]) -> Hashable:
+    """None for a model whose shapes are fixed; else what must be equal within a batch, for each input.
+
+    That is its shape (None where it was left out); ragged ones need only be there, whatever their shape.
+    """
     if model.fixed_shapes:
         return None
-    return tuple(tuple(tensor.shape[1:] if model.batches else tensor.shape) for tensor in ordered)
+    lead = 1 if model.batches else 0
+    return tuple(
+        None if tensor is None else () if spec.ragged else tuple(tensor.shape[lead:])
+        for spec, tensor in zip(model.spec.inputs, ordered, strict=True)
+    )
 
 
-def _predict(model: ServedModel, places: list[OutputPlace], slices: list[OutputSlice], rows: int) -> msgspec.Raw | None:
+def _predict(
+    model: ServedModel, places: list[OutputPlace], slices: list[OutputSlice], rows: int, inputs: list[InputTensor | None]
+) -> msgspec.Raw | None:
     """The reply's outputs, when all of them are placed and of known size; this mirrors BatchDone.items."""
     outputs: list[OutputTensor] = []
     for place, piece in zip(places, slices, strict=True):
-        size = model.output_bytes(piece.output, rows)
+        size = model.output_bytes(piece.output, rows, inputs)
         if size is None or piece.region < 0:
             return None
         spec = model.spec.outputs[piece.output]
-        outputs.append(OutputTensor(spec.name, spec.datatype, model.full_shape(spec, rows), place.region, place.offset, size))
+        shape = model.output_shape(piece.output, rows, inputs)
+        outputs.append(OutputTensor(spec.name, spec.datatype, shape, place.region, place.offset, size))
     return msgspec.Raw(encode(outputs))

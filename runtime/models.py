@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from ..ipc.errors import Code, ModelError, not_found
-from ..ipc.messages import ModelSpec, OutputPlace, TensorSpec
+from ..ipc.messages import InputTensor, ModelSpec, OutputPlace, TensorSpec
 from ..ipc.tensors import byte_size
 from .records import Record
 
@@ -59,7 +59,13 @@ class ServedModel:
         self.config = config
         self.spec: ModelSpec = config.spec(self.version)
         self.batches = self.spec.max_batch_size > 0
-        self.fixed_shapes = all(dim >= 0 for spec in self.spec.inputs for dim in spec.dims)
+        #: all requests fit into one batch: Triton compares neither ragged inputs nor dims that cannot vary
+        self.fixed_shapes = all(
+            not spec.optional and (spec.ragged or all(dim >= 0 for dim in spec.dims)) for spec in self.spec.inputs
+        )
+        inputs = {spec.name: position for position, spec in enumerate(self.spec.inputs)}
+        #: output -> the input whose shape it gets, both by position
+        self.shaped_as = {output: inputs[s.shaped_as] for output, s in enumerate(self.spec.outputs) if s.shaped_as}
         self.output_position = {spec.name: position for position, spec in enumerate(self.spec.outputs)}
         self.unplaced = [OutputPlace(spec.name) for spec in self.spec.outputs]
 
@@ -81,10 +87,15 @@ class ServedModel:
         """A tensor's shape with the batch dimension in front, where the model has one."""
         return [rows, *spec.dims] if self.batches else spec.dims
 
-    def output_bytes(self, position: int, rows: int) -> int | None:
-        """Bytes of an output for this many rows; None where only execution tells."""
-        spec = self.spec.outputs[position]
-        return byte_size(spec.datatype, self.full_shape(spec, rows))
+    def output_shape(self, position: int, rows: int, inputs: Sequence[InputTensor | None]) -> list[int]:
+        """Shape of an output for this many rows and these inputs, in the order of the spec; -1 where only execution tells."""
+        source = self.shaped_as.get(position)
+        tensor = None if source is None else inputs[source]
+        return self.full_shape(self.spec.outputs[position], rows) if tensor is None else tensor.shape
+
+    def output_bytes(self, position: int, rows: int, inputs: Sequence[InputTensor | None]) -> int | None:
+        """Bytes of an output; None where only execution tells."""
+        return byte_size(self.spec.outputs[position].datatype, self.output_shape(position, rows, inputs))
 
     @property
     def is_ready(self) -> bool:

@@ -60,7 +60,7 @@ class Queries:
         return self._core.models.find(query.model, query.version)
 
     def _metadata(self, _session: Session, query: Query) -> dict[str, Any]:
-        """KServe's model metadata, plus max_batch_size; shapes carry the batch dimension as -1 in front."""
+        """KServe's model metadata, max_batch_size, and which inputs are optional; shapes carry the batch dimension as -1."""
         model = self._model(query)
         if not model.accepts:
             raise model.unavailable()
@@ -165,4 +165,5 @@ def _check_owner(session: Session, what: str) -> None:
 
 
 def _tensor(spec: TensorSpec, batch: list[int]) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": batch + spec.dims}
+    optional = {"optional": True} if spec.optional else {}
+    return {"name": spec.name, "datatype": spec.datatype, "shape": batch + spec.dims, **optional}

@@ -10,12 +10,13 @@ import numpy as np
 
 from ..ipc.errors import PenstockError
 from ..ipc.messages import ItemResult, ModelSpec, TensorSpec
-from ..ipc.tensors import byte_size, deserialize_bytes, numpy_dtype
+from ..ipc.tensors import byte_size, deserialize_bytes, elements, numpy_dtype
 from .account import Account
 from .backends.base import Tensor, Work
 from .devices.host import Scratch, gather, view
 from .packing import Span, address_order, is_one_run, merge
 from .placements import PlacementCache, Prepared, misfit
+from .ragged import Shape
 from .region_table import Octets, RegionTable
 
 
@@ -66,21 +67,26 @@ class InputPacker:
                     job.error = misfit(fitting[0].prepared, job.prepared, self._spec)
                 else:
                     fitting.append(job)
-        if len(fitting) < 2 or not self._spec.inputs:
+        if len(fitting) < 2 or not any(fitting[0].prepared.spans):
             return fitting
-        sizes = [span.byte_size for span in fitting[0].prepared.spans]
+        sizes = [0 if span is None else span.byte_size for span in fitting[0].prepared.spans]
         largest = sizes.index(max(sizes))
-        return [fitting[at] for at in address_order([job.prepared.spans[largest] for job in fitting])]
+        return [fitting[at] for at in address_order(_spans(largest, fitting))]
 
     def pack(self, jobs: Sequence[Job], account: Account) -> Packed:
         """The work for these jobs, in their order. A job whose memory has shrunk gets its error and takes part as zeros."""
         rows_of = [job.prepared.rows for job in jobs]
         rows = sum(rows_of)
         inputs = [self._input(index, jobs, rows, account) for index in range(len(self._spec.inputs))]
+        inputs += self._placements.shapes.computed([job.prepared.shapes for job in jobs])
         sets = {job.prepared.wanted for job in jobs}
         wanted = sets.pop() if len(sets) == 1 else tuple(sorted(set().union(*sets)))
-        slots = [self._slots(output, jobs, rows) for output in wanted]
-        places = [self._private(output, rows) if found is None else found for output, found in zip(wanted, slots, strict=True)]
+        shapes = [self._placements.shapes.produced(output, rows, inputs) for output in wanted]
+        slots = [self._slots(output, jobs, shape) for output, shape in zip(wanted, shapes, strict=True)]
+        places = [
+            self._private(output, shape) if found is None else found
+            for output, shape, found in zip(wanted, shapes, slots, strict=True)
+        ]
         in_place = {output for output, found in zip(wanted, slots, strict=True) if found is not None}
         return Packed(Work(rows_of, inputs, wanted, places, is_kept=False), in_place)
 
@@ -88,25 +94,31 @@ class InputPacker:
         """Reads BYTES inputs: the bytes first, so that no length can change while they are taken apart."""
         try:
             for index in self._texts:
-                span = job.prepared.spans[index]
+                span, shape = job.prepared.spans[index], job.prepared.shapes[index]
+                if span is None or shape is None:
+                    continue
                 content = np.empty(span.byte_size, np.uint8)
                 self._regions[span.region].read(span.offset, content)
                 name = self._spec.inputs[index].name
-                job.texts[index] = deserialize_bytes(content.tobytes(), job.prepared.shapes[index], name)
+                job.texts[index] = deserialize_bytes(content.tobytes(), shape, name)
         except PenstockError as error:
             return error
         return None
 
-    def _input(self, index: int, jobs: Sequence[Job], rows: int, account: Account) -> Tensor:
+    def _input(self, index: int, jobs: Sequence[Job], rows: int, account: Account) -> Tensor | None:
         tensor = self._spec.inputs[index]
-        if tensor.datatype == "BYTES":
-            account.copied("snapshot", len(jobs), sum(job.prepared.spans[index].byte_size for job in jobs))
-            texts = [job.texts[index] for job in jobs]
-            return texts[0] if len(texts) == 1 else np.concatenate(texts)
         shape = jobs[0].prepared.shapes[index]
-        if len(jobs) > 1:
+        if shape is None:
+            return None  # left out, by all of them
+        spans = _spans(index, jobs)
+        if tensor.ragged:
+            shape = (sum(elements(each) for job in jobs if (each := job.prepared.shapes[index]) is not None),)
+        elif len(jobs) > 1:
             shape = (rows, *shape[1:])
-        spans = [job.prepared.spans[index] for job in jobs]
+        if tensor.datatype == "BYTES":
+            account.copied("snapshot", len(jobs), sum(span.byte_size for span in spans))
+            texts = [job.texts[index].reshape(-1) for job in jobs]
+            return (texts[0] if len(texts) == 1 else np.concatenate(texts)).reshape(shape)
         runs = merge(spans, self._regions.isolated)
         if len(runs) == 1 and not self._placements.copied[index] and self._regions[runs[0].region].is_mapped:
             return view(self._regions.mapped(runs[0].region), runs[0].offset, numpy_dtype(tensor.datatype), shape)
@@ -117,7 +129,7 @@ class InputPacker:
         account.copied("gather" if len(runs) > 1 or not self._placements.copied[index] else "snapshot", len(runs), total)
         return _typed(content, tensor, shape)
 
-    def _slots(self, output: int, jobs: Sequence[Job], rows: int) -> Tensor | None:
+    def _slots(self, output: int, jobs: Sequence[Job], shape: Shape) -> Tensor | None:
         """The requests' own slots as one tensor, where they follow each other like the rows."""
         spans: list[Span] = []
         for job in jobs:
@@ -127,16 +139,19 @@ class InputPacker:
             spans.append(target.span)
         if not is_one_run(spans, self._regions.isolated) or not self._regions[spans[0].region].is_mapped:
             return None
-        tensor = self._spec.outputs[output]
-        shape = self._placements.full_shape(rows, tensor)
-        return view(self._regions.mapped(spans[0].region), spans[0].offset, numpy_dtype(tensor.datatype), shape)
+        dtype = numpy_dtype(self._spec.outputs[output].datatype)
+        return view(self._regions.mapped(spans[0].region), spans[0].offset, dtype, shape)
 
-    def _private(self, output: int, rows: int) -> Tensor | None:
+    def _private(self, output: int, shape: Shape) -> Tensor | None:
         """Private memory for an output; None where its size is not known."""
         tensor = self._spec.outputs[output]
-        shape = self._placements.full_shape(rows, tensor)
         total = byte_size(tensor.datatype, shape)
         return None if total is None else _typed(self._scratch.take(("output", output), total), tensor, shape)
+
+
+def _spans(index: int, jobs: Sequence[Job]) -> list[Span]:
+    """Where an input of these jobs lies; empty where it was left out, which jobs that fit together agree on."""
+    return [span for job in jobs if (span := job.prepared.spans[index]) is not None]
 
 
 def _typed(content: Octets, tensor: TensorSpec, shape: tuple[int, ...]) -> Tensor:

@@ -13,13 +13,14 @@ import numpy as np
 from ..ipc.errors import MachineError, ModelError, PenstockError
 from ..ipc.messages import ItemOutput, ItemResult, ModelSpec
 from ..ipc.regions import create_memfd
-from ..ipc.tensors import ITEM_BYTES, elements, numpy_dtype, serialize_bytes
+from ..ipc.tensors import elements, numpy_dtype, serialize_bytes
 from .account import Account
 from .backends.base import Tensor, Work
 from .devices.host import scatter
 from .inputs import Job, Packed
 from .packing import Span, aligned, merge
 from .placements import PlacementCache, Prepared, too_small
+from .ragged import Shape
 from .region_table import Octets, RegionTable
 
 
@@ -47,9 +48,8 @@ class OutputWriter:
         """The results, complete and of the right datatype and shape. Raises ModelError."""
         if len(results) != len(work.wanted):
             raise ModelError(f"returned {len(results)} outputs, {len(work.wanted)} were asked for")
-        rows = sum(work.rows_of)
         return [
-            result if result is not None and result is place else self._checked(output, result, rows)
+            result if result is not None and result is place else self._checked(output, result, work)
             for output, result, place in zip(work.wanted, results, work.places, strict=True)
         ]
 
@@ -74,17 +74,19 @@ class OutputWriter:
     def as_promised(self, prepared: Prepared) -> ItemResult:
         """The result of a request that got just what its placement says."""
         outputs: list[ItemOutput] = []
-        for output, (span, _, needed) in prepared.targets.items():
+        for output, (span, _, needed, shape) in prepared.targets.items():
             assert span is not None and needed is not None, "promised only when complete"
-            shape = self._placements.full_shape(prepared.rows, self._spec.outputs[output])
             outputs.append(ItemOutput(output, list(shape), needed, span.offset))
         return ItemResult(outputs=outputs)
 
-    def _checked(self, output: int, result: Tensor | None, rows: int) -> Tensor:
+    def _checked(self, output: int, result: Tensor | None, work: Work) -> Tensor:
         tensor = self._spec.outputs[output]
         if result is None:
             raise ModelError(f"returned nothing for output '{tensor.name}'")
-        expected, dtype = self._placements.full_shape(rows, tensor), numpy_dtype(tensor.datatype)
+        if tensor.shaped_as:
+            result = result.reshape(-1)
+        expected = self._placements.shapes.produced(output, sum(work.rows_of), work.inputs)
+        dtype = numpy_dtype(tensor.datatype)
         fits = result.dtype == dtype or (dtype.kind == "O" and result.dtype.kind in "SU")
         if (
             not fits
@@ -98,8 +100,7 @@ class OutputWriter:
         return result
 
     def _share(self, output: int, jobs: Sequence[Job], result: Tensor) -> Share:
-        shape = list(result.shape)
-        shapes = [shape] if len(jobs) == 1 else [[job.prepared.rows, *shape[1:]] for job in jobs]
+        shapes = self._shapes(output, jobs, result.shape)
         datatype = self._spec.outputs[output].datatype
         if datatype == "BYTES":
             values = iter(result.ravel().tolist())
@@ -107,10 +108,25 @@ class OutputWriter:
             sizes = [len(text) for text in texts]
             packed = np.frombuffer(b"".join(texts), np.uint8)
         else:
-            row_bytes = ITEM_BYTES[datatype] * elements(shape[1:])
-            sizes = [result.nbytes] if len(jobs) == 1 else [job.prepared.rows * row_bytes for job in jobs]
+            sizes = self._sizes(output, jobs, result, shapes)
             packed = np.ascontiguousarray(result).reshape(-1).view(np.uint8)
         return Share(shapes, [0, *accumulate(sizes[:-1])], sizes, packed)
+
+    def _shapes(self, output: int, jobs: Sequence[Job], shape: Shape) -> list[list[int]]:
+        """The shape that each job gets of an output that was computed in `shape`."""
+        known = self._placements.shapes
+        if output in known.sources:
+            return [list(known.replied(output, job.prepared.rows, job.prepared.shapes)) for job in jobs]
+        given = list(known.given(output, shape))
+        return [given] if len(jobs) == 1 else [[job.prepared.rows, *given[1:]] for job in jobs]
+
+    def _sizes(self, output: int, jobs: Sequence[Job], result: Tensor, shapes: Sequence[Sequence[int]]) -> list[int]:
+        if len(jobs) == 1:
+            return [result.nbytes]
+        if output in self._placements.shapes.sources:
+            return [result.itemsize * elements(shape) for shape in shapes]
+        row_bytes = result.itemsize * elements(result.shape[1:])
+        return [job.prepared.rows * row_bytes for job in jobs]
 
     def _check_room(self, output: int, jobs: Sequence[Job], share: Share) -> None:
         for job, size in zip(jobs, share.sizes, strict=True):

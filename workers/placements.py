@@ -11,25 +11,29 @@ from typing import NamedTuple
 import msgspec
 
 from ..ipc.errors import BrokerError, Code, PenstockError, invalid
-from ..ipc.messages import ModelSpec, OutputSlice, Placement, TensorSpec
-from ..ipc.tensors import FLOATING, byte_size, numpy_dtype
+from ..ipc.messages import InputSlice, ModelSpec, OutputSlice, Placement, TensorSpec
+from ..ipc.tensors import FLOATING, byte_size, elements, numpy_dtype
 from .backends.base import Tensor, Work
 from .devices.host import view
 from .packing import Span
+from .ragged import Shape
 from .region_table import RegionTable
-
-Shape = tuple[int, ...]
+from .shapes import Shapes
 
 KEPT = 4096
 """Placements remembered: what 64 clients with 64 slots each use."""
 
 
 class Target(NamedTuple):
-    """An output that one request wants: where (None: unplaced), how much fits, how much comes (None: not known before)."""
+    """An output that one request wants: where (None: unplaced), how much fits, how much comes (None: not known before).
+
+    `shape` is what the request gets, with -1 where that is not known before.
+    """
 
     span: Span | None
     capacity: int
     needed: int | None
+    shape: Shape
 
 
 class Prepared:
@@ -38,14 +42,15 @@ class Prepared:
     __slots__ = ("is_complete", "regions", "row_shapes", "rows", "shapes", "spans", "targets", "wanted", "work")
 
     def __init__(
-        self, rows: int, shapes: list[Shape], spans: list[Span], targets: dict[int, Target], is_complete: bool
-    ) -> None:
+        self, rows: int, shapes: list[Shape | None], spans: list[Span | None], row_shapes: list[Shape | None],
+        targets: dict[int, Target], is_complete: bool,
+    ) -> None:  # fmt: skip
         self.rows = rows
-        #: full shapes and places of the inputs
+        #: full shapes, as the model sees them, and places of the inputs; None where one was left out
         self.shapes = shapes
         self.spans = spans
-        #: the shapes without their first dimension: those of one batch must be equal
-        self.row_shapes = [shape[1:] for shape in shapes]
+        #: the shapes without their first dimension (of ragged inputs: without any); those of one batch must be equal
+        self.row_shapes = row_shapes
         #: the wanted outputs, by their position in the spec, in the order in which they were asked for
         self.targets = targets
         self.wanted = tuple(sorted(targets))
@@ -54,7 +59,7 @@ class Prepared:
         #: execution straight on the request's own memory; None where something must be copied first or after
         self.work: Work | None = None
         #: every region it lies in
-        self.regions = {span.region for span in spans} | {
+        self.regions = {span.region for span in spans if span is not None} | {
             target.span.region for target in targets.values() if target.span is not None
         }
 
@@ -64,7 +69,7 @@ class PlacementCache:
 
     def __init__(self, spec: ModelSpec, regions: RegionTable, needs_snapshots: bool) -> None:
         self._spec = spec
-        self._batched = spec.max_batch_size > 0
+        self.shapes = Shapes(spec)
         self._regions = regions
         self._decode = msgspec.msgpack.Decoder(Placement).decode
         #: per input: it must be private before execution, or it is BYTES and has no view
@@ -98,10 +103,6 @@ class PlacementCache:
         self.kept.clear()
         self._by_region.clear()
 
-    def full_shape(self, rows: int, tensor: TensorSpec) -> Shape:
-        """The tensor's dims with the batch dimension, where the model has one."""
-        return (rows, *tensor.dims) if self._batched else tuple(tensor.dims)
-
     def _keep(self, encoded: bytes, prepared: Prepared) -> None:
         if len(self.kept) >= KEPT:
             self._drop(next(iter(self.kept)))
@@ -120,52 +121,69 @@ class PlacementCache:
         spec = self._spec
         if len(placement.inputs) != len(spec.inputs):
             raise self._broken(f"{len(placement.inputs)} inputs were placed, it has {len(spec.inputs)}")
-        shapes, spans = [], []
-        for tensor, piece in zip(spec.inputs, placement.inputs, strict=True):
-            shape = tuple(piece.shape)
-            self._check_input(tensor, shape, piece.byte_size, placement.rows)
+        shapes: list[Shape | None] = []
+        spans: list[Span | None] = []
+        row_shapes: list[Shape | None] = []
+        for index, (tensor, piece) in enumerate(zip(spec.inputs, placement.inputs, strict=True)):
+            shape = self._input_shape(index, piece, placement.rows)
             shapes.append(shape)
-            spans.append(self._span(piece.region, piece.offset, piece.byte_size))
-        targets = {piece.output: self._target(piece, placement.rows) for piece in placement.outputs}
+            spans.append(None if shape is None else self._span(piece.region, piece.offset, piece.byte_size))
+            row_shapes.append(None if shape is None else () if tensor.ragged else shape[1:])
+        targets = {piece.output: self._target(piece, placement.rows, shapes) for piece in placement.outputs}
         is_complete = all(target.span is not None and target.needed is not None for target in targets.values())
-        prepared = Prepared(placement.rows, shapes, spans, targets, is_complete)
-        if is_complete and not any(self.copied) and not prepared.regions & self._regions.isolated:
+        prepared = Prepared(placement.rows, shapes, spans, row_shapes, targets, is_complete)
+        is_copied = any(copied and span is not None for copied, span in zip(self.copied, spans, strict=True))
+        if is_complete and not is_copied and not prepared.regions & self._regions.isolated:
             prepared.work = self._direct(prepared)
         return prepared
 
+    def _input_shape(self, index: int, piece: InputSlice, rows: int) -> Shape | None:
+        tensor = self._spec.inputs[index]
+        if piece.region < 0:
+            if not tensor.optional:
+                raise self._broken(f"input '{tensor.name}' was left out, it is not optional")
+            return None
+        shape = tuple(piece.shape)
+        self._check_input(tensor, shape, piece.byte_size, rows)
+        return self.shapes.taken(index, shape)
+
     def _check_input(self, tensor: TensorSpec, shape: Shape, size: int, rows: int) -> None:
-        expected = self.full_shape(rows, tensor)
+        expected = self.shapes.full(rows, tensor.dims)
         if len(shape) != len(expected) or any(want not in (-1, dim) for want, dim in zip(expected, shape, strict=True)):
             raise self._broken(f"input '{tensor.name}' was placed with shape {list(shape)}, it takes {list(expected)}")
         if byte_size(tensor.datatype, shape) not in (None, size):
             raise self._broken(f"input '{tensor.name}' of shape {list(shape)} was placed with {size} bytes")
 
-    def _target(self, piece: OutputSlice, rows: int) -> Target:
+    def _target(self, piece: OutputSlice, rows: int, inputs: list[Shape | None]) -> Target:
         if not 0 <= piece.output < len(self._spec.outputs):
             raise self._broken(f"output {piece.output} was asked for, it has {len(self._spec.outputs)}")
         tensor = self._spec.outputs[piece.output]
-        needed = byte_size(tensor.datatype, self.full_shape(rows, tensor))
+        shape = self.shapes.replied(piece.output, rows, inputs)
+        needed = byte_size(tensor.datatype, shape)
         if piece.region < 0:
-            return Target(None, 0, needed)
+            return Target(None, 0, needed, shape)
         if needed is not None and needed > piece.byte_size:
             raise too_small(self._spec, piece.output, needed, piece.byte_size)
         span = self._span(piece.region, piece.offset, piece.byte_size)
-        return Target(span if needed is None else span._replace(byte_size=needed), piece.byte_size, needed)
+        return Target(span if needed is None else span._replace(byte_size=needed), piece.byte_size, needed, shape)
 
     def _span(self, number: int, offset: int, size: int) -> Span:
         return Span(number, offset, self._regions.get(number, offset, size).address + offset, size)
 
     def _direct(self, prepared: Prepared) -> Work:
         spec, rows = self._spec, prepared.rows
-        inputs = [
-            self._view(span, tensor, shape)
-            for span, tensor, shape in zip(prepared.spans, spec.inputs, prepared.shapes, strict=True)
-        ]
+        inputs: list[Tensor | None] = []
+        for tensor, span, shape in zip(spec.inputs, prepared.spans, prepared.shapes, strict=True):
+            if span is None or shape is None:
+                inputs.append(None)
+            else:
+                inputs.append(self._view(span, tensor, (elements(shape),) if tensor.ragged else shape))
+        inputs += self.shapes.computed([prepared.shapes])
         places: list[Tensor | None] = []
         for output, target in prepared.targets.items():
             tensor = spec.outputs[output]
             assert target.span is not None  # is_complete
-            places.append(self._view(target.span, tensor, self.full_shape(rows, tensor)))
+            places.append(self._view(target.span, tensor, self.shapes.produced(output, rows, inputs)))
         return Work((rows,), inputs, tuple(prepared.targets), places, is_kept=True)
 
     def _view(self, span: Span, tensor: TensorSpec, shape: Shape) -> Tensor:
@@ -197,7 +215,7 @@ def too_small(spec: ModelSpec, output: int, needed: int, capacity: int) -> Penst
 def misfit(first: Prepared, other: Prepared, spec: ModelSpec) -> PenstockError:
     """Why two placements of unequal row_shapes cannot share a batch."""
     at = next(at for at, shape in enumerate(other.row_shapes) if shape != first.row_shapes[at])
-    shape, expected = list(other.shapes[at]), list(first.shapes[at])
+    shape, expected = (None if found is None else list(found) for found in (other.shapes[at], first.shapes[at]))
     return BrokerError(
         f"input '{spec.inputs[at].name}' of model '{spec.name}' has shape {shape} in a batch of shape {expected}", Code.INTERNAL
     )

@@ -18,6 +18,7 @@ from .from_worker import BatchDone, FromWorker, ItemOutput, ItemResult, Loaded, 
 from .to_client import Answer, Copied, Done, Explanation, Failed, OutputTensor, Pong, Released, Result, ToClient, Welcome
 from .to_worker import (
     Batch,
+    BatchInput,
     InputSlice,
     LoadModel,
     MapRegion,
@@ -32,8 +33,8 @@ from .to_worker import (
 )
 
 __all__ = [
-    "FEW", "PROTOCOL", "Answer", "Batch", "BatchDone", "Cancel", "Copied", "Done", "Explanation", "Failed",
-    "FromClient", "FromWorker", "Goodbye", "Hello", "Infer", "InputSlice", "InputTensor", "ItemOutput", "ItemResult",
+    "FEW", "PROTOCOL", "Answer", "Batch", "BatchDone", "BatchInput", "Cancel", "Copied", "Done", "Explanation",
+    "Failed", "FromClient", "FromWorker", "Goodbye", "Hello", "Infer", "InputSlice", "InputTensor", "ItemOutput", "ItemResult",
     "LoadFailed", "LoadModel", "Loaded", "MapRegion", "Message", "ModelSpec", "Name", "OutputPlace", "OutputSlice",
     "OutputTensor", "Ping", "Placement", "Pong", "Query", "Ready", "Register", "Released", "Result", "Row", "Shape",
     "Signature", "Start", "Stop", "TensorSpec", "ToClient", "ToWorker", "UnmapRegion", "Unregister", "Unsigned",

@@ -12,7 +12,10 @@ from .to_worker import TensorSpec
 
 
 class Signature(Struct, frozen=True, omit_defaults=True, gc=False):
-    """The model's own inputs and outputs. `dims` here are complete: what the model file says, batch dimension included."""
+    """The model's own inputs and outputs. `dims` here are complete: what the model file says, batch dimension included.
+
+    Of the inputs that the model has a value for (`optional`), those that the configuration names.
+    """
 
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]

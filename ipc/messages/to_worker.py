@@ -9,11 +9,27 @@ from .base import Message, Row
 
 
 class TensorSpec(Struct, frozen=True, omit_defaults=True, gc=False):
-    """A tensor of a model. `dims` leaves the batch dimension out; -1 is a variable dimension."""
+    """A tensor of a model as clients see it. `dims` leaves the batch dimension out; -1 is a variable dimension.
+
+    The rest says what the model sees instead. It has a default for the usual tensor, which is the same on both sides.
+    """
 
     name: str
     datatype: str  # KServe: FP32, INT64, BYTES, ...
     dims: list[int]
+    reshape: list[int] | None = None  # the model's own dims, of as many elements; nil: `dims`
+    optional: bool = False  # an input that a request may leave out
+    ragged: bool = False  # an input that the model gets as one dimension: all elements of all requests
+    shaped_as: str = ""  # an output that is split by the shapes of this input, each request getting its own
+
+
+class BatchInput(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Inputs of the model that no client sends: the worker computes them from the shapes of `source` in each execution."""
+
+    kind: str  # Triton's BatchInput.Kind: BATCH_ELEMENT_COUNT, ...
+    targets: list[str]  # the model's inputs that get the value
+    datatype: str  # INT32 or FP32
+    source: str  # an input
 
 
 class ModelSpec(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -26,6 +42,7 @@ class ModelSpec(Struct, frozen=True, omit_defaults=True, gc=False):
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     parameters: dict[str, str] = {}
+    batch_inputs: list[BatchInput] = []
 
 
 class LoadModel(Message, frozen=True):
@@ -62,7 +79,10 @@ class UnmapRegion(Message, frozen=True):
 
 
 class InputSlice(Row, frozen=True):
-    """An input of one request: bytes of a region, and the full shape (with the batch dimension where the model has one)."""
+    """An input of one request: bytes of a region, and the full shape (with the batch dimension where the model has one).
+
+    An optional input that was left out has `region` -1 and an empty shape.
+    """
 
     region: int
     offset: int

@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Struct
 
 from ...ipc.errors import CallerError
-from ...ipc.messages import ModelSpec, Signature, TensorSpec
+from ...ipc.messages import BatchInput, ModelSpec, Signature, TensorSpec
 from . import schema
 from .agents import AgentSettings
 from .fields import refuse_unsupported
@@ -21,6 +21,7 @@ from .locations import ConfigFile, locate
 from .mistakes import parse
 from .normalisation import fill_in, name_backend, use_cpu_for_gpu
 from .schema import Proto
+from .shapes import batch_inputs, scattered, tensor_specs
 from .signatures import compare, fill_in_signature
 from .validation import MAX_NAME, check, instance_names, max_execution_s
 
@@ -59,6 +60,7 @@ class ModelConfig(Struct, frozen=True):
     is_cached: bool  # response_cache is enabled
     warnings: tuple[str, ...]
     proto: Proto  # the normalised protobuf; not to be changed
+    batch_inputs: tuple[BatchInput, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -72,8 +74,9 @@ class ModelConfig(Struct, frozen=True):
     def spec(self, version: int) -> ModelSpec:
         """What a worker must know."""
         return ModelSpec(
-            self.name, version, self.backend, self.max_batch_size, list(self.inputs), list(self.outputs), self.parameters
-        )
+            self.name, version, self.backend, self.max_batch_size, list(self.inputs), list(self.outputs), self.parameters,
+            list(self.batch_inputs),
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """Triton's JSON: the schema's own names, all defaults printed, 64-bit integers as numbers."""
@@ -148,8 +151,9 @@ def _frozen(config: Proto, is_batching_chosen: bool, warnings: tuple[str, ...]) 
         backend=config.backend,
         platform=config.platform,
         max_batch_size=config.max_batch_size,
-        inputs=_tensors(config.input),
-        outputs=_tensors(config.output),
+        inputs=tensor_specs(config.input, {}),
+        outputs=tensor_specs(config.output, scattered(config)),
+        batch_inputs=batch_inputs(config),
         dynamic_batching=DynamicBatching(sizes, batching.max_queue_delay_microseconds)
         if config.HasField("dynamic_batching")
         else None,
@@ -165,7 +169,3 @@ def _frozen(config: Proto, is_batching_chosen: bool, warnings: tuple[str, ...]) 
         warnings=warnings,
         proto=config,
     )
-
-
-def _tensors(tensors: Any) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(tensor.name, schema.DATATYPES[tensor.data_type], list(tensor.dims)) for tensor in tensors)

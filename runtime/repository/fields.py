@@ -41,7 +41,6 @@ class Rule(NamedTuple):
 _YES, _HINT, _OUTER, _NO = Status.IMPLEMENTED, Status.HINT, Status.OUTER, Status.REFUSED
 _NO_GPU = "no GPU device is built into this release; remove it"
 _TENSORRT = "it concerns TensorRT only, which this release does not have; remove it"
-_RESHAPE = "give dims as the model has them, without reshape"
 _ONE_LEVEL = "there is one priority level, first come first served; remove it"
 _QUEUE = "queue policies are not built yet; remove it and give requests a deadline instead"
 _ON_GPU = "concerns transfers to a GPU; without one, Triton does nothing either"
@@ -63,21 +62,30 @@ RULES: dict[str, Rule] = {
     "input.data_type": Rule(_YES),
     "input.format": Rule(_YES, "checked only: NHWC and NCHW need 3 dims"),
     "input.dims": Rule(_YES, "without the batch dimension; -1: variable"),
-    "input.reshape": Rule(_NO, _RESHAPE),
+    "input.reshape": Rule(_YES, "the model gets these dims instead, of as many elements; clients see dims"),
+    "input.reshape.shape": Rule(_YES, "without the batch dimension; empty: a scalar, or the batch dimension alone"),
     "input.is_shape_tensor": Rule(_NO, _TENSORRT),
-    "input.allow_ragged_batch": Rule(_NO, "requests of different shapes are not batched together; remove it"),
-    "input.optional": Rule(_NO, "every request must bring all inputs"),
+    "input.allow_ragged_batch": Rule(_YES, "requests of any shapes share a batch; the model gets their elements in one dimension"),
+    "input.optional": Rule(_YES, "a request may leave it out; in an ONNX model it has an initializer"),
     "input.is_non_linear_format_io": Rule(_NO, _TENSORRT),
     "output": Rule(_YES, "read from the model file where they are left out"),
     "output.name": Rule(_YES),
     "output.data_type": Rule(_YES),
     "output.dims": Rule(_YES, "without the batch dimension; -1: variable"),
-    "output.reshape": Rule(_NO, _RESHAPE),
+    "output.reshape": Rule(_YES, "the model gives these dims instead, of as many elements; clients see dims"),
+    "output.reshape.shape": Rule(_YES, "without the batch dimension; empty: a scalar, or the batch dimension alone"),
     "output.label_filename": Rule(_NO, "the classification extension is not built yet; look labels up in the client"),
     "output.is_shape_tensor": Rule(_NO, _TENSORRT),
     "output.is_non_linear_format_io": Rule(_NO, _TENSORRT),
-    "batch_input": Rule(_NO, "it serves ragged batches, which are not built yet"),
-    "batch_output": Rule(_NO, "it serves ragged batches, which are not built yet"),
+    "batch_input": Rule(_YES, "inputs of the model that the worker computes for each execution; no client sends them"),
+    "batch_input.kind": Rule(_YES, "BATCH_ELEMENT_COUNT where it is left out; see the guide on ragged batches"),
+    "batch_input.target_name": Rule(_YES, "the model's inputs that get the value, at least one"),
+    "batch_input.data_type": Rule(_YES, "TYPE_INT32 or TYPE_FP32"),
+    "batch_input.source_input": Rule(_YES, "one input"),
+    "batch_output": Rule(_YES, "outputs that are divided among requests by the shapes of an input"),
+    "batch_output.target_name": Rule(_YES, "the outputs, at least one"),
+    "batch_output.kind": Rule(_YES, "BATCH_SCATTER_WITH_INPUT_SHAPE: each request gets as many elements as its input has"),
+    "batch_output.source_input": Rule(_YES, "one input"),
     "optimization": Rule(_OUTER),
     "optimization.graph": Rule(_OUTER),
     "optimization.graph.level": Rule(_NO, "the graph is always optimised fully; remove it"),

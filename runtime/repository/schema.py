@@ -100,6 +100,21 @@ def kind_name(group: Proto) -> str:
     return str(model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind))
 
 
+def datatype_name(number: int) -> str:
+    """A datatype as configurations spell it: TYPE_FP32, ..."""
+    return str(model_config_pb2.DataType.Name(number))
+
+
+def batch_input_kind(batch_input: Proto) -> str:
+    """BATCH_ELEMENT_COUNT, ..."""
+    return str(model_config_pb2.BatchInput.Kind.Name(batch_input.kind))
+
+
+def batch_output_kind(batch_output: Proto) -> str:
+    """BATCH_SCATTER_WITH_INPUT_SHAPE."""
+    return str(model_config_pb2.BatchOutput.Kind.Name(batch_output.kind))
+
+
 def set_fields(message: Proto) -> Iterator[SetField]:
     """The fields of a message that hold something, by number. Without presence, a default value counts as nothing."""
     for field, value in message.ListFields():

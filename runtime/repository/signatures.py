@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...ipc.errors import CallerError, Code, invalid
+from ...ipc.errors import invalid
 from ...ipc.messages import Signature, TensorSpec
 from . import schema
 from .normalisation import fill_in_preferred_sizes
 from .schema import Proto
+from .shapes import model_dims, scattered
 
 DEFAULT_MAX_BATCH_SIZE = 4
 """Triton's backend configuration `default-max-batch-size`."""
@@ -39,52 +40,85 @@ def fill_in_signature(config: Proto, signature: Signature, is_batching_chosen: b
             f"is specified; its tensors are {_listed(tensors)}, and not all begin with a variable dimension: "
             "write max_batch_size: 0"
         )
+    computed = {name for each in config.batch_input for name in each.target_name}
     for existing, provided in ((config.input, signature.inputs), (config.output, signature.outputs)):
         if not existing:
             for tensor in provided:
-                _add(existing, tensor, config)
+                if tensor.name not in computed:
+                    _add(existing, tensor, config)
 
 
 def _add(tensors: Any, tensor: TensorSpec, config: Proto) -> None:
+    """What leaves no dims is one element for clients: Triton's reshape from [1] to []."""
+    source = scattered(config).get(tensor.name)
     dims = tensor.dims[1:] if config.max_batch_size else tensor.dims
+    if source is not None:
+        dims = next((list(each.dims) for each in config.input if each.name == source), dims)
+    added = tensors.add(name=tensor.name, data_type=_number(tensor), dims=dims or [1])
     if not dims:
-        raise CallerError(
-            f"autofill failed for model '{config.name}': tensor '{tensor.name}' has the shape {_text(tensor.dims)}, which "
-            "leaves no dims; it would need 'reshape', which is not implemented in this release: "
-            "give the tensor one more dimension in the model",
-            Code.UNSUPPORTED,
-        )
-    tensors.add(name=tensor.name, data_type=_number(tensor), dims=dims)
+        added.reshape.SetInParent()
 
 
 def compare(config: Proto, signature: Signature) -> None:
     """Raises CallerError where the configuration does not agree with the model. Outputs may be left out, inputs may not."""
-    if len(config.input) != len(signature.inputs):
+    expected = len(config.input) + sum(len(each.target_name) for each in config.batch_input)
+    if expected != len(signature.inputs):
         raise invalid(
-            f"unable to load model '{config.name}', configuration expects {len(config.input)} inputs, "
+            f"unable to load model '{config.name}', configuration expects {expected} inputs, "
             f"model provides {len(signature.inputs)}; they are {_listed(signature.inputs)}"
         )
+    _compare_computed(config, signature)
+    scattering = scattered(config)
     for kind, configured, provided in (
         ("input", config.input, signature.inputs),
         ("output", config.output, signature.outputs),
     ):
         by_name = {tensor.name: tensor for tensor in provided}
         for tensor in configured:
-            found = by_name.get(tensor.name)
-            if found is None:
-                allowed = ", ".join(sorted(by_name))
+            found = _found(config.name, kind, tensor.name, by_name)
+            _compare_datatypes(config.name, kind, tensor.name, tensor.data_type, found)
+            if kind == "input" and tensor.allow_ragged_batch:
+                _compare_ragged(config.name, found)
+            elif tensor.name not in scattering:
+                _compare_dims(config, kind, tensor, found.dims)
+            if kind == "input" and tensor.optional and not found.optional:
                 raise invalid(
-                    f"model '{config.name}': unexpected inference {kind} '{tensor.name}', allowed {kind}s are: {allowed}"
+                    f"model '{config.name}': input '{tensor.name}' is optional, but the model has no value for it; give it an "
+                    "initializer of the same name as that graph input, or remove optional"
                 )
-            _compare_datatypes(config.name, kind, tensor, found)
-            _compare_dims(config, kind, tensor, found.dims)
 
 
-def _compare_datatypes(model: str, kind: str, configured: Any, provided: TensorSpec) -> None:
-    if configured.data_type != _number(provided):
+def _found(model: str, kind: str, name: str, by_name: dict[str, TensorSpec]) -> TensorSpec:
+    found = by_name.get(name)
+    if found is None:
+        allowed = ", ".join(sorted(by_name))
+        raise invalid(f"model '{model}': unexpected inference {kind} '{name}', allowed {kind}s are: {allowed}")
+    return found
+
+
+def _compare_computed(config: Proto, signature: Signature) -> None:
+    """What the worker computes must be inputs of the model too; their shape is their kind's affair."""
+    by_name = {tensor.name: tensor for tensor in signature.inputs}
+    for each in config.batch_input:
+        for name in each.target_name:
+            _compare_datatypes(
+                config.name, "batch input", name, each.data_type, _found(config.name, "batch input", name, by_name)
+            )
+
+
+def _compare_ragged(model: str, provided: TensorSpec) -> None:
+    if provided.dims != [-1]:
         raise invalid(
-            f"unable to load model '{model}', configuration expects datatype {_config_name(configured.data_type)} for {kind} "
-            f"'{configured.name}', model provides {_config_name(_number(provided))}"
+            f"unable to load model '{model}', configuration expects model provides input with shape [-1] for ragged input "
+            f"'{provided.name}', model provides {_text(provided.dims)}"
+        )
+
+
+def _compare_datatypes(model: str, kind: str, name: str, configured: int, provided: TensorSpec) -> None:
+    if configured != _number(provided):
+        raise invalid(
+            f"unable to load model '{model}', configuration expects datatype {schema.datatype_name(configured)} for {kind} "
+            f"'{name}', model provides {schema.datatype_name(_number(provided))}"
         )
 
 
@@ -95,14 +129,10 @@ def _number(tensor: TensorSpec) -> int:
         raise invalid(f"tensor '{tensor.name}' of the model has the unknown datatype '{tensor.datatype}'") from None
 
 
-def _config_name(datatype: int) -> str:
-    return str(schema.model_config_pb2.DataType.Name(datatype))
-
-
 def _compare_dims(config: Proto, kind: str, tensor: Any, provided: Sequence[int]) -> None:
     """An input's variable dimension takes any configured one; an output's dims must be equal (Triton: compare_exact)."""
     title = f"model '{config.name}', tensor '{tensor.name}'"
-    dims, batches = list(tensor.dims), config.max_batch_size > 0
+    dims, batches = model_dims(tensor), config.max_batch_size > 0
     if batches and (not provided or provided[0] != -1):
         raise invalid(
             f"{title}: for the model to support batching the shape should have at least 1 dimension and the first dimension "
@@ -117,7 +147,7 @@ def _compare_dims(config: Proto, kind: str, tensor: Any, provided: Sequence[int]
         )
         raise invalid(
             f"{title}: the model expects {len(provided)} dimensions (shape {_text(provided)}) but the model configuration "
-            f"specifies {len(full)} dimensions ({form} {_text(full)}){_remedy(dims, provided, batches)}"
+            f"specifies {len(full)} dimensions ({form} {_text(full)}){_remedy(tensor, provided, batches)}"
         )
 
 
@@ -127,13 +157,18 @@ def _fits(configured: Sequence[int], provided: Sequence[int], is_exact: bool) ->
     )
 
 
-def _remedy(dims: Sequence[int], provided: Sequence[int], batches: bool) -> str:
+def _remedy(tensor: Any, provided: Sequence[int], batches: bool) -> str:
     """The classic trap: whether dims count the batch dimension is decided by max_batch_size."""
+    dims, own = tensor.dims, provided[1:] if batches else provided
+    if not own:
+        return "; write dims: [ 1 ] reshape { shape: [ ] }"
+    if tensor.HasField("reshape"):
+        return f"; write reshape {{ shape: {_text(own)} }}"
     if batches and len(dims) == len(provided):
         return f"; dims must leave out the batch dimension: write dims: {_text(provided[1:])}"
     if not batches and len(dims) == len(provided) - 1 and provided[0] == -1:
         return f"; without max_batch_size dims must be complete: write max_batch_size, or dims: {_text(provided)}"
-    return f"; write dims: {_text(provided[1:] if batches else provided)}" if provided else ""
+    return f"; write dims: {_text(own)}"
 
 
 def _listed(tensors: Sequence[TensorSpec]) -> str:

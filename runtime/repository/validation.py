@@ -7,14 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from ...ipc.errors import invalid
 from ...ipc.messages import FEW
 from . import schema
 from .backends import BACKENDS
-from .locations import ConfigFile
+from .locations import ConfigFile, Problem
 from .schema import Proto
+from .shapes import batch_problems, reshape_problems
 
 MAX_INSTANCES = 256
 """Instances are processes; more of one group than this is taken for a slip of the pen."""
@@ -26,13 +27,6 @@ OWN_LABELS = ("model", "version", "stage", "closed", "kind", "reason", "le")
 """Labels that metrics have anyway."""
 _LABEL = re.compile("(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 _NOT_LABELS = f"two _ in front, nor one of {', '.join(OWN_LABELS)}"
-
-
-class Problem(NamedTuple):
-    """What is wrong, and the path of the key that it is about."""
-
-    path: str
-    text: str
 
 
 def check(config: Proto, file: ConfigFile) -> None:
@@ -48,6 +42,7 @@ def problems(config: Proto) -> Iterator[Problem]:
     if config.max_batch_size < 0:
         yield Problem("max_batch_size", f"'max_batch_size' must be non-negative value for {config.name}")
     yield from tensor_problems(config)
+    yield from batch_problems(config)
     yield from _dynamic_batching(config)
     yield from _instance_groups(config)
     for name in config.metric_tags:
@@ -124,6 +119,7 @@ def _tensor(tensor: Any, prefix: str, path: str) -> Iterator[Problem]:
         if dim < 1 and dim != -1:
             text = f"{prefix} dimension must be integer >= 1, or -1 to indicate a variable-size dimension"
             yield Problem(f"{path}.dims[{index}]", text)
+    yield from reshape_problems(tensor, prefix, path)
     if getattr(tensor, "format", 0) and len(tensor.dims) != 3:
         yield Problem(f"{path}.format", f"{prefix}: NHWC and NCHW require 3 dims")
 

@@ -28,11 +28,13 @@ class Work:
     __slots__ = ("failures", "inputs", "is_kept", "places", "prepared", "rows_of", "wanted")
 
     def __init__(
-        self, rows_of: Sequence[int], inputs: list[Tensor], wanted: tuple[int, ...], places: list[Tensor | None], is_kept: bool
-    ) -> None:
+        self, rows_of: Sequence[int], inputs: Sequence[Tensor | None], wanted: tuple[int, ...], places: list[Tensor | None],
+        is_kept: bool,
+    ) -> None:  # fmt: skip
         #: rows of each request, in the order in which they lie in the tensors
         self.rows_of = rows_of
-        #: every input, in the order of the spec; never to be written to
+        #: every input in the order of the spec, None for an optional one that was left out, then the targets of its batch
+        #: inputs; shaped as the model takes them (workers/shapes.py). Never to be written to
         self.inputs = inputs
         #: positions in the spec of the outputs that are wanted
         self.wanted = wanted

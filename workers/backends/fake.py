@@ -69,6 +69,8 @@ class Fake(Backend):
     def warm_up(self, spec: ModelSpec) -> None:
         """Raises CallerError where an output cannot come from its input."""
         self._echo = Echo(spec)
+        if spec.inputs[0].ragged and self._parameters.get("mode") == "failing_items":
+            raise invalid(f"model '{spec.name}': mode 'failing_items' looks at rows, and its first input is ragged")
         self._perhaps_misbehave("warm_up", None)
 
     def execute(self, work: Work) -> Sequence[Tensor | None]:
@@ -102,9 +104,9 @@ class Fake(Backend):
             self._fail(work)
 
     def _fail_items(self, work: Work | None) -> None:
-        if work is None or work.inputs[0].dtype.kind != "f":
+        tensor = None if work is None else work.inputs[0]
+        if work is None or tensor is None or tensor.dtype.kind != "f":
             return
-        tensor = work.inputs[0]
         bad = np.isnan(tensor.reshape(sum(work.rows_of), -1)[:, 0])
         begin = 0
         for at, rows in enumerate(work.rows_of):

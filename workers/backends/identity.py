@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...ipc.errors import CallerError, Code, invalid
-from ...ipc.messages import LoadModel, ModelSpec, Signature
+from ...ipc.messages import LoadModel, ModelSpec, Signature, TensorSpec
 from ...ipc.tensors import elements
 from .base import Backend, Tensor, Work
 
@@ -72,16 +72,29 @@ class Echo:
                     f"a row of output '{output.name}' has {elements(output.dims)} elements, "
                     f"one of input '{source.name}' that it copies only {elements(source.dims)}"
                 )
-            self._dims.append(None if -1 in output.dims else tuple(output.dims))
+            self._check_shapes(source, output)
+            dims = output.dims if output.reshape is None else output.reshape
+            self._dims.append(None if -1 in dims or output.shaped_as else tuple(dims))
 
     def __repr__(self) -> str:
         return f"<Echo of {len(self._dims)} outputs>"
 
+    def _check_shapes(self, source: TensorSpec, output: TensorSpec) -> None:
+        """What is copied must be there in each request, and be divided among requests as it came from them."""
+        if source.optional:
+            raise self._refused(f"output '{output.name}' copies input '{source.name}', so that this cannot be optional")
+        if (source.ragged or output.shaped_as) and output.shaped_as != source.name:
+            raise self._refused(
+                f"output '{output.name}' copies input '{source.name}' and must be split like it: "
+                f'batch_output {{ target_name: "{output.name}" source_input: "{source.name}" }}'
+            )
+
     def source(self, work: Work, output: int) -> Tensor:
         """What output `output` must become: a view on the input, whose trailing axis it cuts."""
         tensor, dims = work.inputs[output], self._dims[output]
+        assert tensor is not None, "not optional"
         if dims is None:
-            return tensor
+            return tensor.reshape(-1) if self._spec.outputs[output].shaped_as else tensor
         rows = len(tensor) if self._batched else 1
         count = elements(dims)
         flat = tensor.reshape(rows, -1)

@@ -14,10 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from ...ipc.errors import Code, ModelError, PenstockError, invalid
 from ...ipc.messages import LoadModel, ModelSpec, Signature, TensorSpec
 from ...ipc.tensors import byte_size, numpy_dtype
+from ..shapes import Shapes
 from .base import Backend, Tensor, Work
 
 # Since 1.29 onnxruntime's wheels for Linux report each session to Microsoft, from a thread and with files of their own, unless
@@ -44,8 +46,11 @@ class OnnxRuntime(Backend):
     def __init__(self) -> None:
         self._session: ort.InferenceSession | None = None
         self._spec: ModelSpec | None = None
+        self._shapes: Shapes | None = None
         self._binding: ort.IOBinding | None = None
         self._takes_text = False
+        #: outputs whose rank in the model is not that of their places, which they therefore cannot be computed into
+        self._apart: frozenset[int] = frozenset()
 
     def __repr__(self) -> str:
         return f"<OnnxRuntime {'closed' if self._session is None else 'loaded' if self._spec is None else self._spec.name}>"
@@ -61,16 +66,24 @@ class OnnxRuntime(Backend):
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise ModelError(f"model file '{name}' cannot be loaded: {error}") from error
+        named = {tensor.name for tensor in order.spec.inputs}
         return Signature(
-            [_tensor_spec(node, "input", name) for node in self._session.get_inputs()],
+            [_tensor_spec(node, "input", name) for node in self._session.get_inputs()]
+            + [
+                replace(_tensor_spec(node, "input", name), optional=True)
+                for node in self._session.get_overridable_initializers()
+                if node.name in named
+            ],
             [_tensor_spec(node, "output", name) for node in self._session.get_outputs()],
         )
 
     def warm_up(self, spec: ModelSpec) -> None:
         """Checks names, then executes zeros once, and once more at the largest batch where that is cheap."""
         assert self._session is not None, "warm_up before load"
+        self._shapes = Shapes(spec)
+        inputs = [*self._session.get_inputs(), *self._session.get_overridable_initializers()]
         for tensors, nodes, kind in (
-            (spec.inputs, self._session.get_inputs(), "input"),
+            (self._shapes.model_inputs, inputs, "input"),
             (spec.outputs, self._session.get_outputs(), "output"),
         ):
             known = [node.name for node in nodes]
@@ -80,6 +93,8 @@ class OnnxRuntime(Backend):
         self._takes_text = any(tensor.datatype == "BYTES" for tensor in spec.inputs)
         if self._takes_text and any(tensor.datatype == "BF16" for tensor in spec.inputs):
             raise ModelError(f"model '{spec.name}': BYTES and BF16 inputs in one model are not supported", Code.UNSUPPORTED)
+        ranks = {node.name: len(node.shape) for node in self._session.get_outputs()}
+        self._apart = frozenset(output for output in self._shapes.sources if ranks[spec.outputs[output].name] != 1)
         self._binding = self._session.io_binding()
         self._spec = spec
         started_s = time.monotonic()
@@ -97,8 +112,8 @@ class OnnxRuntime(Backend):
             self._session.run_with_iobinding(work.prepared)
             return work.places
         binding = self._session.io_binding() if work.is_kept else self._binding
-        self._bind(binding, work)
         try:
+            self._bind(binding, work)
             self._session.run_with_iobinding(binding)
             results = self._results(binding, work)
         finally:
@@ -115,43 +130,46 @@ class OnnxRuntime(Backend):
         self._session = None
 
     def _bind(self, binding: ort.IOBinding, work: Work) -> None:
-        assert self._spec is not None
-        for tensor, content in zip(self._spec.inputs, work.inputs, strict=True):
-            binding.bind_ortvalue_input(tensor.name, _value(tensor, content))
+        assert self._spec is not None and self._shapes is not None
+        for tensor, content in zip(self._shapes.model_inputs, work.inputs, strict=True):
+            if content is not None:
+                binding.bind_ortvalue_input(tensor.name, _value(tensor, content))
         for output, place in zip(work.wanted, work.places, strict=True):
             tensor = self._spec.outputs[output]
-            if place is None:
+            if place is None or output in self._apart:
                 binding.bind_output(tensor.name, "cpu")
             else:
                 binding.bind_ortvalue_output(tensor.name, _value(tensor, place))
 
     def _results(self, binding: ort.IOBinding, work: Work) -> Sequence[Tensor | None]:
         assert self._spec is not None
-        if all(place is not None for place in work.places):
+        if not self._apart and all(place is not None for place in work.places):
             return work.places
         return [
-            place if place is not None else _content(self._spec.outputs[output], value)
+            place if place is not None and output not in self._apart else _content(self._spec.outputs[output], value)
             for output, place, value in zip(work.wanted, work.places, binding.get_outputs(), strict=True)
         ]
 
     def _run_with_text(self, work: Work) -> Sequence[Tensor | None]:
         """Strings cannot be bound (onnxruntime: "Only binding non-string Tensors is currently supported")."""
-        assert self._session is not None and self._spec is not None
+        assert self._session is not None and self._spec is not None and self._shapes is not None
         names = [self._spec.outputs[output].name for output in work.wanted]
         feeds = {
             tensor.name: _decoded(tensor.name, content) if tensor.datatype == "BYTES" else content
-            for tensor, content in zip(self._spec.inputs, work.inputs, strict=True)
+            for tensor, content in zip(self._shapes.model_inputs, work.inputs, strict=True)
+            if content is not None
         }
         return [_encoded(result) for result in self._session.run(names, feeds)]
 
     def _execute_zeros(self, rows: int) -> bool:
         """Whether there was anything to execute: variable dims and text have no natural zero."""
-        assert self._spec is not None
-        spec, batched = self._spec, self._spec.max_batch_size > 0
-        shapes = [(rows, *tensor.dims) if batched else tuple(tensor.dims) for tensor in spec.inputs]
+        assert self._spec is not None and self._shapes is not None
+        spec = self._spec
+        shapes = [self._shapes.full(rows, tensor.dims) for tensor in spec.inputs]
         if any(byte_size(tensor.datatype, shape) is None for tensor, shape in zip(spec.inputs, shapes, strict=True)):
             return False
-        inputs = [np.zeros(shape, numpy_dtype(tensor.datatype)) for tensor, shape in zip(spec.inputs, shapes, strict=True)]
+        zeros = [np.zeros(shape, numpy_dtype(tensor.datatype)) for tensor, shape in zip(spec.inputs, shapes, strict=True)]
+        inputs = self._shapes.work_inputs(zeros)
         wanted = tuple(range(len(spec.outputs)))
         self.execute(Work((rows,), inputs, wanted, [None] * len(wanted), is_kept=False))
         return True

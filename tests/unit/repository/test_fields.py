@@ -73,9 +73,8 @@ def test_what_the_issue_names_is_refused() -> None:
     assert set(REFUSED) >= {
         "sequence_batching", "ensemble_scheduling", "model_warmup",
         "instance_group.rate_limiter.resources", "dynamic_batching.priority_levels", "dynamic_batching.default_priority_level",
-        "dynamic_batching.preserve_ordering", "dynamic_batching.priority_queue_policy", "batch_input", "batch_output",
-        "dynamic_batching.default_queue_policy.timeout_action", "input.allow_ragged_batch", "input.optional", "input.reshape",
-        "output.reshape", "input.is_shape_tensor", "input.is_non_linear_format_io", "output.label_filename", "runtime",
+        "dynamic_batching.preserve_ordering", "dynamic_batching.priority_queue_policy",
+        "dynamic_batching.default_queue_policy.timeout_action", "input.is_shape_tensor", "input.is_non_linear_format_io", "output.label_filename", "runtime",
         "instance_group.host_policy", "instance_group.secondary_devices", "instance_group.profile", "instance_group.passive",
         "instance_group.gpus", "optimization.execution_accelerators.gpu_execution_accelerator", "optimization.cuda.graphs",
         "optimization.graph.level", "model_transaction_policy.decoupled", "model_metrics.metric_control",

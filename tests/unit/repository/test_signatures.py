@@ -14,10 +14,10 @@ BATCHABLE = signature({"x": [-1, 2]}, {"y": [-1, -1, 3]})
 FIXED = signature({"x": [1, 2]}, {"y": [-1]})
 
 
-def refusal(text: str, found: Signature, code: Code = Code.INVALID_ARG) -> str:
+def refusal(text: str, found: Signature) -> str:
     with pytest.raises(CallerError) as caught:
         check_against(complete(parsed(text), found), found)
-    assert caught.value.code is code
+    assert caught.value.code is Code.INVALID_ARG
     return caught.value.message
 
 
@@ -98,12 +98,24 @@ def test_a_batch_size_for_a_model_that_does_not_batch_is_refused() -> None:
     assert said.endswith("x FP32 [1,2], y FP32 [-1], and not all begin with a variable dimension: write max_batch_size: 0")
 
 
-def test_tensors_that_would_need_reshape_are_refused() -> None:
-    label = refusal(ONNX, signature({"x": [-1, 2]}, {"label": [-1]}), Code.UNSUPPORTED)
-    scalar = refusal(ONNX, signature({"x": [2]}, {"y": []}), Code.UNSUPPORTED)
+def test_what_has_no_dims_but_the_batch_dimension_is_one_element_per_row_for_clients() -> None:
+    found = signature({"x": [-1, 2]}, {"label": [-1]})
 
-    assert "tensor 'label' has the shape [-1], which leaves no dims; it would need 'reshape'" in label
-    assert "tensor 'y' has the shape []" in scalar
+    config = complete(parsed(ONNX), found)
+
+    assert config.outputs == (TensorSpec("label", "FP32", [1], reshape=[]),)
+    assert config.to_json()["output"][0]["reshape"] == {"shape": []}
+    check_against(config, found)
+
+
+def test_a_scalar_is_one_element_for_clients() -> None:
+    found = signature({"x": []}, {"y": [2]})
+
+    config = complete(parsed(ONNX), found)
+
+    assert (config.max_batch_size, config.inputs) == (0, (TensorSpec("x", "FP32", [1], reshape=[]),))
+    assert config.outputs == (TensorSpec("y", "FP32", [2]),)
+    check_against(config, found)
 
 
 def test_a_worker_that_reports_nonsense_is_not_believed() -> None:
