@@ -65,7 +65,7 @@ RULES: dict[str, Rule] = {
     "input.reshape": Rule(_YES, "the model gets these dims instead, of as many elements; clients see dims"),
     "input.reshape.shape": Rule(_YES, "without the batch dimension; empty: a scalar, or the batch dimension alone"),
     "input.is_shape_tensor": Rule(_NO, _TENSORRT),
-    "input.allow_ragged_batch": Rule(_YES, "requests of any shapes share a batch; the model gets their elements in one dimension"),
+    "input.allow_ragged_batch": Rule(_YES, "requests of any shapes share a batch, which reaches the model as one dimension"),
     "input.optional": Rule(_YES, "a request may leave it out; in an ONNX model it has an initializer"),
     "input.is_non_linear_format_io": Rule(_NO, _TENSORRT),
     "output": Rule(_YES, "read from the model file where they are left out"),

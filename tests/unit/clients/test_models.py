@@ -101,3 +101,31 @@ def test_layouts_of_arrays_know_the_size_of_bytes() -> None:
     layout = layout_of_arrays(info, contents, {"x": (3, 2), "s": (3, 1)}, ["y"])
     assert [spec.byte_size for spec in layout.inputs] == [24, 5]
     assert layout.outputs[0].shape == (3, 2)
+
+
+OPTIONAL = model(
+    8, TensorInfo("x", "FP32", (2,), optional=True), TensorInfo("b", "FP32", (3,)), TensorInfo("t", "BYTES", (1,), True)
+)
+
+
+def test_optional_inputs_may_be_left_out_and_no_others() -> None:
+    check_inputs(OPTIONAL, {"b": 1})
+    check_inputs(OPTIONAL, {"b": 1, "x": 1, "t": 1})
+    with pytest.raises(CallerError, match=r"given are \['x'\] \(missing \['b'\], unknown \[\]\)"):
+        check_inputs(OPTIONAL, {"x": 1})
+
+
+def test_the_rows_are_those_of_an_input_that_is_there() -> None:
+    layout = layout_of_arrays(OPTIONAL, {"b": np.zeros((4, 3), np.float32)}, {"b": (4, 3)}, ["y"])
+
+    assert [spec.name for spec in layout.inputs] == ["b"]
+    assert layout.outputs[0].shape == (4, 2)
+
+
+def test_a_slot_is_cut_for_all_inputs_but_those_left_out() -> None:
+    assert [spec.name for spec in layout_of_batch(OPTIONAL, 1, {}, None, ["t"]).inputs] == ["x", "b"]
+    assert [spec.name for spec in layout_of_batch(OPTIONAL, 1, {}, None, ["x", "t"]).inputs] == ["b"]
+    with pytest.raises(CallerError, match="input 'b' is not optional, it cannot be left out"):
+        layout_of_batch(OPTIONAL, 1, {}, None, ["b", "t"])
+    with pytest.raises(CallerError, match="model 'm' has no input 'q'"):
+        layout_of_batch(OPTIONAL, 1, {}, None, ["q"])
