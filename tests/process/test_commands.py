@@ -62,7 +62,7 @@ def test_serve_says_in_one_object_when_everything_is_ready(broker: RunningBroker
     assert broker.said["pid"] == broker.pid
     assert broker.said["addresses"] == list(broker.addresses.values())
     states = {model["name"]: model["state"] for model in broker.said["models"]}
-    assert states == {"digits": "READY", "simple": "READY", "identity_fp32": "READY"}
+    assert states == {"digits": "READY", "simple": "READY", "identity_fp32": "READY", "ragged_sum": "READY"}
     assert "INFO penstock.fleet: model digits/1 is READY" in broker.log()
 
 

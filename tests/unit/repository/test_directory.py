@@ -46,7 +46,7 @@ def test_the_sample_repository_is_read_without_a_complaint() -> None:
     found = scan([EXAMPLES])
 
     assert not found.failures
-    assert {source.name for source in found.sources} >= {"digits", "simple", "identity_fp32"}
+    assert {source.name for source in found.sources} >= {"digits", "simple", "identity_fp32", "ragged_sum"}
     assert all(source.versions == (1,) and not source.config.warnings for source in found.sources)
 
 
