@@ -78,7 +78,8 @@ class InputPacker:
         rows_of = [job.prepared.rows for job in jobs]
         rows = sum(rows_of)
         inputs = [self._input(index, jobs, rows, account) for index in range(len(self._spec.inputs))]
-        inputs += self._placements.shapes.computed([job.prepared.shapes for job in jobs])
+        if self._spec.batch_inputs:
+            inputs += self._placements.shapes.computed([job.prepared.shapes for job in jobs])
         sets = {job.prepared.wanted for job in jobs}
         wanted = sets.pop() if len(sets) == 1 else tuple(sorted(set().union(*sets)))
         shapes = [self._placements.shapes.produced(output, rows, inputs) for output in wanted]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import helper
-from worker_rig import Rig, Tensor, copies, unplaced, write_onnx
+from worker_rig import Memory, Rig, Tensor, copies, unplaced, write_onnx
 
 from penstock.ipc.errors import CallerError
 from penstock.ipc.messages import BatchInput, InputSlice, LoadModel, ModelSpec, Placement, TensorSpec
@@ -181,10 +181,13 @@ def test_each_request_gets_the_sum_of_its_own_elements(tmp_path: Path, order: tu
             Placement(1, [rig.memory.put(1000 * order[at], x)], [rig.memory.place(0, OUT + 1000 * at, 4)])
             for at, x in enumerate(given)
         ]
-        for batch in (placements, placements[1:], placements[:1], placements[:1]):
-            done = rig.run(*batch)
+        for batch in ((0, 1, 2), (1, 2), (0,), (0,)):
+            for at in range(3):
+                rig.memory.put(OUT + 1000 * at, fp32(0))
+            done = rig.run(*(placements[at] for at in batch))
             assert (done.items, done.message) == ([], "")
-        assert [float(rig.memory.get(OUT + 1000 * at, "FP32", (1,))[0]) for at in range(3)] == [6, 100, 1500]
+            sums = [float(rig.memory.get(OUT + 1000 * at, "FP32", (1,))[0]) for at in batch]
+            assert sums == [(6, 100, 1500)[at] for at in batch]
         assert copies(rig.run(*placements)) == {"gather": (3, 48), "scatter": (3, 12)}
 
 
@@ -216,10 +219,28 @@ def test_an_output_is_split_by_the_shapes_of_its_input(tmp_path: Path, shape: li
             Placement(len(x), [rig.memory.put(5000 - 1000 * at, x)], [rig.memory.place(0, OUT + 1000 * at, x.nbytes)])
             for at, x in enumerate(given)
         ]
-        for batch in (placements, placements[:1], placements[:1], [placements[1]]):
-            assert rig.run(*batch).items == []
-        for at, x in enumerate(given):
-            np.testing.assert_array_equal(rig.memory.get(OUT + 1000 * at, "FP32", x.shape), -x)
+        for batch in ((0, 1, 2), (0,), (0,), (1,), (2, 1)):
+            for at, x in enumerate(given):
+                rig.memory.put(OUT + 1000 * at, np.zeros_like(x))
+            assert rig.run(*(placements[at] for at in batch)).items == []
+            for at in batch:
+                np.testing.assert_array_equal(rig.memory.get(OUT + 1000 * at, "FP32", given[at].shape), -given[at])
+
+
+def test_ragged_requests_in_memory_that_may_shrink_are_copied_and_a_lost_one_fails_alone(tmp_path: Path) -> None:
+    with Rig(SPLIT, negated(tmp_path, ["elements"]), isolate=True) as rig:
+        shrinking = rig.map(Memory(2, 4096, os.memfd_create("shrinking")), sealed=False)
+        given = [fp32([1, 2, 3]), fp32([4, 5])]
+        slices = [rig.memory.put(0, given[0]), shrinking.put(0, given[1])]
+        placements = [
+            Placement(1, [slices[at]], [rig.memory.place(0, OUT + 1000 * at, x.nbytes)]) for at, x in enumerate(given)
+        ]
+        assert rig.run(*placements).items == []
+        os.ftruncate(shrinking.fd, 0)
+        kept, lost = rig.run(*placements).items
+        assert (kept.code, lost.code, "region shrank" in lost.message) == ("", "INVALID_ARG", True)
+        assert rig.memory.get(OUT, "FP32", (3,)).tolist() == [-1, -2, -3]
+        assert rig.memory.get(OUT + 1000, "FP32", (2,)).tolist() == [-4, -5]  # of the first time
 
 
 def test_a_split_output_without_a_place_says_its_shape(tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ import packing_faults
 import perf_faults
 import registry_faults
 import scheduler_faults
+import shape_faults
 from fault import Fault
 
 FAULTS: tuple[Fault, ...] = (
     *scheduler_faults.FAULTS,
     *link_faults.FAULTS,
     *packing_faults.FAULTS,
+    *shape_faults.FAULTS,
     *registry_faults.FAULTS,
     *delivery_faults.FAULTS,
     *agent_faults.FAULTS,

@@ -29,6 +29,7 @@ input [
 output [ { name: "y" data_type: TYPE_FP32 dims: [ 2 ] } ]
 """
 ONLY_OPTIONAL = OPTIONAL.replace('"optional"', '"whims"').replace("dims: [ 2 ] },", "dims: [ 2 ] optional: true },")
+FIXED = OPTIONAL.replace('"optional"', '"fixed"').replace("dims: [ -1 ]", "dims: [ 3 ]")
 RAGGED = """
 name: "ragged"
 backend: "fake"
@@ -54,7 +55,7 @@ Admit = Callable[..., InferRequest]
 
 @pytest.fixture
 def broker() -> Iterator[ScriptedBroker]:
-    made = ScriptedBroker(OPTIONAL, ONLY_OPTIONAL, RAGGED, MIXED, RESHAPED)
+    made = ScriptedBroker(OPTIONAL, ONLY_OPTIONAL, FIXED, RAGGED, MIXED, RESHAPED)
     made.start()
     yield made
     for session in list(made.core.reception.sessions.values()):
@@ -105,6 +106,12 @@ def test_requests_share_a_batch_when_the_same_inputs_are_there_in_the_same_shape
 
     assert key(c=[2, 5], b=[2, 2], x=[2, 2]) == both
     assert len({both, key(x=[1, 2], b=[1, 2]), key(x=[1, 2], c=[1, 5]), key(x=[1, 2]), key(x=[1, 2], c=[1, 4])}) == 5
+
+
+def test_an_optional_input_counts_where_every_shape_is_fixed(admitted: Admit) -> None:
+    keys = [admitted("fixed", {"x": [rows, 2], **more}).shape_key for rows, more in ((1, {}), (2, {}), (1, {"c": [1, 3]}))]
+
+    assert keys[0] == keys[1] != keys[2]
 
 
 @pytest.mark.parametrize(
