@@ -132,5 +132,5 @@ def _source_problems(config: Proto, each: Any, side: str, kind: str, path: str) 
             known = ", ".join(inputs)
             yield Problem(f"{path}.source_input", f"unknown source input name '{name}' for {config.name}; inputs are {known}")
         elif inputs[name].optional:
-            why = "is optional, but the shapes of each request's are needed: remove optional"
+            why = "is optional, but what is computed from it needs it in every request: remove optional"
             yield Problem(f"{path}.source_input", f"source input '{name}' {why}, for {config.name}")

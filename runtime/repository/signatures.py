@@ -68,7 +68,7 @@ def compare(config: Proto, signature: Signature) -> None:
             f"model provides {len(signature.inputs)}; they are {_listed(signature.inputs)}"
         )
     _compare_computed(config, signature)
-    scattering = scattered(config)
+    divided = scattered(config)
     for kind, configured, provided in (
         ("input", config.input, signature.inputs),
         ("output", config.output, signature.outputs),
@@ -79,7 +79,7 @@ def compare(config: Proto, signature: Signature) -> None:
             _compare_datatypes(config.name, kind, tensor.name, tensor.data_type, found)
             if kind == "input" and tensor.allow_ragged_batch:
                 _compare_ragged(config.name, found)
-            elif tensor.name not in scattering:
+            elif kind == "input" or tensor.name not in divided:
                 _compare_dims(config, kind, tensor, found.dims)
             if kind == "input" and tensor.optional and not found.optional:
                 raise invalid(

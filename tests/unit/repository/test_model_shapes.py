@@ -149,7 +149,9 @@ def test_a_batch_input_or_output_that_cannot_be_computed_is_refused(text: str, s
 def test_what_is_computed_from_an_input_needs_it_in_every_request(user: str) -> None:
     said = complaint(ONNX + RAGGED.replace("allow_ragged_batch", "optional") + user)
 
-    assert said.endswith("source input 'x' is optional, but the shapes of each request's are needed: remove optional, for m")
+    assert said.endswith(
+        "source input 'x' is optional, but what is computed from it needs it in every request: remove optional, for m"
+    )
 
 
 @pytest.mark.parametrize(("tensor", "named"), [("input", "input 'x'"), ("output", "output 'y'")])
