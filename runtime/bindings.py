@@ -106,7 +106,9 @@ def bind(
         model, rows, _shape_key(model, ordered), tuple(used.values()), msgspec.Raw(encode(item)), reply, places, bool(parts)
     )
     if model.uses_cache:
-        given = [(tensor, (region, piece)) for tensor, (region, piece) in zip(ordered, slices, strict=True) if tensor and region]
+        given = [
+            (tensor, (region, piece)) for tensor, (region, piece) in zip(ordered, slices, strict=True) if tensor and region
+        ]
         binding.plan = cache_plan(model, [tensor for tensor, _ in given], [place for _, place in given], slots.slices, used)
     return binding
 
