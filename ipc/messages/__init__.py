@@ -17,6 +17,7 @@ from .from_client import Cancel, FromClient, Goodbye, Hello, Infer, InputTensor,
 from .from_worker import BatchDone, FromWorker, ItemOutput, ItemResult, Loaded, LoadFailed, Ready, Signature
 from .to_client import Answer, Copied, Done, Explanation, Failed, OutputTensor, Pong, Released, Result, ToClient, Welcome
 from .to_worker import (
+    GRAPH_LEVEL,
     Batch,
     BatchInput,
     InputSlice,
@@ -30,13 +31,15 @@ from .to_worker import (
     TensorSpec,
     ToWorker,
     UnmapRegion,
+    WarmupInput,
+    WarmupSample,
 )
 
 __all__ = [
-    "FEW", "PROTOCOL", "Answer", "Batch", "BatchDone", "BatchInput", "Cancel", "Copied", "Done", "Explanation",
-    "Failed", "FromClient", "FromWorker", "Goodbye", "Hello", "Infer", "InputSlice", "InputTensor", "ItemOutput", "ItemResult",
+    "FEW", "GRAPH_LEVEL", "PROTOCOL", "Answer", "Batch", "BatchDone", "BatchInput", "Cancel", "Copied", "Done", "Explanation", "Failed",
+    "FromClient", "FromWorker", "Goodbye", "Hello", "Infer", "InputSlice", "InputTensor", "ItemOutput", "ItemResult",
     "LoadFailed", "LoadModel", "Loaded", "MapRegion", "Message", "ModelSpec", "Name", "OutputPlace", "OutputSlice",
     "OutputTensor", "Ping", "Placement", "Pong", "Query", "Ready", "Register", "Released", "Result", "Row", "Shape",
     "Signature", "Start", "Stop", "TensorSpec", "ToClient", "ToWorker", "UnmapRegion", "Unregister", "Unsigned",
-    "Welcome",
+    "WarmupInput", "WarmupSample", "Welcome",
 ]  # fmt: skip

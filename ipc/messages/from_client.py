@@ -57,6 +57,7 @@ class OutputPlace(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
     region: Name = ""
     offset: Unsigned = 0
     byte_size: Unsigned = 0
+    classification: Unsigned = 0  # Triton's: not the output, but its best that many classes, as BYTES; not with a region
 
 
 class Infer(Message, frozen=True):

@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Raw, Struct
 
 from .base import Message, Row
+
+GRAPH_LEVEL = "optimization.graph.level"
+"""The key of ModelSpec.parameters under which the configuration's field of this name travels."""
 
 
 class TensorSpec(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -43,6 +48,26 @@ class ModelSpec(Struct, frozen=True, omit_defaults=True, gc=False):
     outputs: list[TensorSpec]
     parameters: dict[str, str] = {}
     batch_inputs: list[BatchInput] = []
+    labels: dict[str, str] = {}  # output -> file with a label per line, in the directory above that of the version
+
+
+class WarmupInput(Struct, frozen=True, omit_defaults=True, gc=False):
+    """An input of a warm-up sample, for one request."""
+
+    name: str
+    datatype: str
+    dims: list[int]  # without the batch dimension
+    data: Literal["zero", "random", "file"]
+    file: str = ""  # in the directory `warmup` beside that of the version
+
+
+class WarmupSample(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Requests to execute together, `count` times, before the worker is Ready."""
+
+    name: str
+    batch_size: int  # requests, of one row each
+    count: int
+    inputs: list[WarmupInput]
 
 
 class LoadModel(Message, frozen=True):
@@ -54,12 +79,15 @@ class LoadModel(Message, frozen=True):
     filename: str = ""  # default_model_filename within it
     threads: int = 0  # intra-op threads this instance may use; 0: the backend decides
     isolate_system_regions: bool = False
+    cpus: list[int] = []  # those that the worker shall run on; none: any
+    numa_node: int = -1  # the node that its memory shall come from; -1: any
 
 
 class Start(Message, frozen=True):
-    """The completed and checked spec. The worker warms up and answers Ready."""
+    """The completed and checked spec. The worker warms up, with `samples` where there are any, and answers Ready."""
 
     spec: ModelSpec
+    samples: list[WarmupSample] = []
 
 
 class MapRegion(Message, frozen=True):
@@ -97,6 +125,7 @@ class OutputSlice(Row, frozen=True):
     region: int
     offset: int
     byte_size: int  # capacity
+    classes: int = 0  # of an unplaced output: not itself, but its best that many classes, as BYTES
 
 
 class Placement(Row, frozen=True):
