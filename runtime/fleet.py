@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ..ipc.errors import PenstockError
 from ..ipc.messages import Loaded, LoadFailed, LoadModel, Ready, Start, Stop
 from .host import Host
+from .host_policies import share_of, undefined_policies
 from .instances import Instance, InstanceState, WorkerProcess
 from .models import ModelState, ServedModel
 from .regions import RegionRegistry
@@ -68,6 +69,8 @@ class Fleet:
     def serve(self, model: ServedModel) -> None:
         """Starts the model's instances. When its configuration must be completed from the model file, one goes ahead."""
         names = model.config.instance_names()
+        for warning in undefined_policies(model.config, self._settings):
+            log.warning("model %s: %s", model.label, warning)
         for name in names if model.config.is_complete else names[:1]:
             self._launch(name, model)
 
@@ -84,11 +87,12 @@ class Fleet:
         self.instances[instance.number] = instance
         model.instances.append(instance)
         self._host.watch(instance)
-        config = model.config
-        threads = self._settings.cores // max(1, len(config.instance_names()))
+        share = share_of(model.config, name, self._settings)
+        instance.cpus = share.cpus
         load = LoadModel(
-            model.spec, name, model.directory, config.filename, max(1, threads), self._settings.isolate_system_regions
-        )
+            model.spec, name, model.directory, model.config.filename, share.threads, self._settings.isolate_system_regions,
+            list(share.cpus), share.numa_node,
+        )  # fmt: skip
         self._send(instance, load)
         return instance
 

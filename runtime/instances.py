@@ -75,6 +75,7 @@ class Instance:
         self.state = InstanceState.LOADING
         self.verdict = ""  # why the broker killed it, if it did
         self.load_error = ""  # what LoadFailed said
+        self.cpus: tuple[int, ...] = ()  # those that it runs on because of a host policy; none: any
         #: number of a region -> region that this worker has mapped
         self.mapped: dict[int, Region] = {}
 
@@ -122,4 +123,5 @@ class Instance:
             "state": self.state.value,
             "pid": self.process.pid,
             "regions_mapped": len(self.mapped),
+            "cpus": list(self.cpus),
         }

@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from ..ipc.codec import MAX_FRAME_BYTES
 from ..ipc.errors import invalid
+from .host_policies import HostPolicy
 
 
 def _available_cores() -> int:
@@ -35,6 +36,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     metrics_port: int = -1  # -1: no metrics; 0: a free port
     cache_size_bytes: int = 64 * 1024 * 1024  # of responses, for models that enable the cache; 0: there is none
     cache_max_request_bytes: int = 1024 * 1024  # a request with more input, or more output, passes the cache by
+    host_policies: dict[str, HostPolicy] = {}  # by name, see --host-policy
     cores: int = field(default_factory=_available_cores)  # shared out among the instances of a model
 
     def __post_init__(self) -> None:

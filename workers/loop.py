@@ -13,6 +13,7 @@ from ..ipc.codec import BadMessage
 from ..ipc.errors import BrokerError, Code, MachineError, PenstockError
 from ..ipc.local import LinkClosed, LocalLink
 from ..ipc.messages import Batch, Loaded, LoadFailed, LoadModel, MapRegion, Message, Ready, Start, Stop, ToWorker, UnmapRegion
+from ..ipc.processors import occupy
 from .backends import make_backend
 from .backends.base import Backend
 from .batches import BatchRunner, as_error, failed
@@ -136,6 +137,7 @@ class WorkerLoop:
             signature = self._backend.load(order)
         except BaseException as error:  # noqa: BLE001 - a model may raise anything; the broker is told why, and this ends
             self._fail(as_error(error))
+            occupy(order.cpus, order.numa_node)  # first: what the backend starts inherits it
             return
         self._become(State.LOADED)
         self._answer(Loaded(os.getpid(), signature))

@@ -62,6 +62,14 @@ _OPTIONS = (
         help="Read and write POSIX segments by pread and pwrite: a client that truncates one then harms nobody else.",
     ),
     click.option(
+        "--host-policy",
+        "host_policies",
+        metavar="NAME,KEY=VALUE",
+        multiple=True,
+        help="Define a host policy for instances that name it (those that name none have the one called cpu): "
+        "NAME,cpu-cores=0-3,6 or NAME,numa-node=0. Repeatable.",
+    ),
+    click.option(
         "--fallback",
         type=click.Choice(["none", "cpu"]),
         default="none",
@@ -108,13 +116,18 @@ def run_broker(*, log_level: str, as_json: bool, parent: int | None, spawn_worke
         die_with_parent(parent)
     log_to_stderr(log_level)
     from ...runtime.broker import Broker
+    from ...runtime.host_policies import read_host_policies
     from ...runtime.settings import Settings
 
     ready = Announcement(as_json, strict)
     with failing_as(Unreachable):
         addresses = options.pop("addresses") or default_addresses()
         fallback = options.pop("fallback")
-        settings = Settings(addresses=tuple(addresses), spawn_workers=spawn_workers, gpu_fallback=fallback == "cpu", **options)
+        policies = read_host_policies(options.pop("host_policies"))
+        settings = Settings(
+            addresses=tuple(addresses), spawn_workers=spawn_workers, gpu_fallback=fallback == "cpu", host_policies=policies,
+            **options,
+        )  # fmt: skip
         Broker(settings, ready).run()
     if ready.refused:
         raise NotAllLoaded(f"--strict: not loaded: {', '.join(ready.refused)}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ...ipc.processors import format_cpus
 from .connecting import connected
 from .failures import exit_codes
 from .options import address_option, json_option
@@ -52,10 +53,13 @@ def _show(found: dict[str, Any]) -> None:
     ]
     print_table("models", ("model", "state", "reason", "queued"), rows, right_from=3)
     workers = [
-        (row["instance"], f"{row['model']}/{row['version']}", row["state"], row["pid"], row["regions_mapped"])
+        (
+            row["instance"], f"{row['model']}/{row['version']}", row["state"], format_cpus(row["cpus"]) or "any", row["pid"],
+            row["regions_mapped"],
+        )
         for row in found["instances"]
-    ]
-    print_table("workers", ("instance", "model", "state", "process", "regions mapped"), workers, right_from=3)
+    ]  # fmt: skip
+    print_table("workers", ("instance", "model", "state", "CPUs", "process", "regions mapped"), workers, right_from=4)
     sessions = found["sessions"]
     columns = list(sessions[0]) if sessions else []
     print_table("clients", columns, [["-" if row[column] is None else row[column] for column in columns] for row in sessions])

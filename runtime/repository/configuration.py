@@ -32,6 +32,7 @@ class InstanceGroup(Struct, frozen=True):
     name: str
     count: int
     kind: str
+    host_policy: str = ""
 
 
 class DynamicBatching(Struct, frozen=True):
@@ -158,7 +159,8 @@ def _frozen(config: Proto, is_batching_chosen: bool, warnings: tuple[str, ...]) 
         if config.HasField("dynamic_batching")
         else None,
         instance_groups=tuple(
-            InstanceGroup(group.name, group.count, schema.kind_name(group)) for group in config.instance_group
+            InstanceGroup(group.name, group.count, schema.kind_name(group), group.host_policy)
+            for group in config.instance_group
         ),
         filename=config.default_model_filename,
         parameters={key: value.string_value for key, value in config.parameters.items()},

@@ -129,7 +129,7 @@ RULES: dict[str, Rule] = {
     "instance_group.secondary_devices": Rule(_NO, "there are no secondary devices; remove it"),
     "instance_group.profile": Rule(_NO, _TENSORRT),
     "instance_group.passive": Rule(_NO, "every instance serves; remove the group"),
-    "instance_group.host_policy": Rule(_NO, "host policies are not built yet; remove it"),
+    "instance_group.host_policy": Rule(_YES, "defined by --host-policy, else without effect; cpu where it is left out"),
     "default_model_filename": Rule(_YES, "model.onnx for onnxruntime"),
     "cc_model_filenames": Rule(_NO, "there is one model file; name it with default_model_filename"),
     "metric_tags": Rule(_YES, "labels of the model's metrics"),

@@ -28,7 +28,8 @@ STATUS = {
         {"name": "broken", "version": "", "state": "UNAVAILABLE", "reason": "config.pbtxt:3: [odd] field"},
     ],
     "instances": [
-        {"instance": "digits_0_0", "model": "digits", "version": 1, "state": "ready", "pid": 8, "regions_mapped": 2}
+        {"instance": "digits_0_0", "model": "digits", "version": 1, "state": "ready", "pid": 8, "regions_mapped": 2,
+         "cpus": [0, 1, 2, 6]}
     ],
     "sessions": [{"session": 1, "pid": None, "name": "me", "in_flight": 0, "regions": 2, "reply_backlog_bytes": 0}],
 }  # fmt: skip
@@ -235,7 +236,7 @@ def test_status_shows_models_with_reasons_workers_and_clients(client: FakeClient
     assert "response cache: 5 entries, 3.0 MiB of 64.0 MiB, 2 evicted" in shown
     assert "config.pbtxt:3: [odd] field" in shown, "brackets are no markup"
     assert any(line.split() == ["digits/1", "READY", "-", "4"] for line in shown.splitlines())
-    assert any(line.split() == ["digits_0_0", "digits/1", "ready", "8", "2"] for line in shown.splitlines())
+    assert any(line.split() == ["digits_0_0", "digits/1", "ready", "0-2,6", "8", "2"] for line in shown.splitlines())
     assert any(line.split() == ["1", "-", "me", "0", "2", "0"] for line in shown.splitlines())
 
 
@@ -395,6 +396,12 @@ def test_options_become_settings(broker: type[FakeBroker], tmp_path: Path) -> No
     assert settings.repositories == (str(tmp_path),)
     assert (settings.max_in_flight, settings.max_execution_s) == (5, 0.0)
     assert settings.gpu_fallback and settings.isolate_system_regions and settings.spawn_workers
+
+
+def test_host_policies_are_checked_before_anything_is_served(broker: type[FakeBroker], tmp_path: Path) -> None:
+    shown = penstock("serve", str(tmp_path), "--host-policy", "cpu,cores=1")
+    assert shown.exit_code == 2
+    assert "--host-policy 'cpu,cores=1': unknown key 'cores'; known are cpu-cores, numa-node" in shown.stderr
 
 
 def test_each_option_has_an_environment_variable_and_the_flag_wins(

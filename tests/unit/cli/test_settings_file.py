@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from penstock.clients.cli import main
 from penstock.clients.cli.settings_file import keys_of, read_settings
+from penstock.runtime.host_policies import HostPolicy
 from penstock.runtime.settings import Settings
 
 SHIPPED = Path(__file__).resolve().parents[3] / "conf" / "penstock.toml"
@@ -109,6 +111,13 @@ def test_flags_and_lists_can_be_set(file: Path, broker: type[FakeBroker], monkey
     monkeypatch.setenv("PENSTOCK_ADDRESS", "unix:///c")
     penstock("serve", file)
     assert broker.settings.addresses == ("unix:///c",)
+
+
+def test_host_policies_can_be_set(file: Path, broker: type[FakeBroker]) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    file.write_text(f'host_policy = ["cpu,cpu-cores={cpu}", "other,cpu-cores={cpu}-{cpu}"]\n')
+    assert penstock("serve", file).exit_code == 0
+    assert broker.settings.host_policies == {"cpu": HostPolicy((cpu,)), "other": HostPolicy((cpu,))}
 
 
 def test_the_environment_can_name_the_file(file: Path, broker: type[FakeBroker], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,14 +71,11 @@ def test_a_key_that_is_not_implemented_is_refused_by_name_and_place(path: str) -
 
 def test_what_the_issue_names_is_refused() -> None:
     assert set(REFUSED) >= {
-        "sequence_batching", "ensemble_scheduling", "model_warmup",
-        "instance_group.rate_limiter.resources", "dynamic_batching.priority_levels", "dynamic_batching.default_priority_level",
-        "dynamic_batching.preserve_ordering", "dynamic_batching.priority_queue_policy",
-        "dynamic_batching.default_queue_policy.timeout_action", "input.is_shape_tensor", "input.is_non_linear_format_io", "output.label_filename", "runtime",
-        "instance_group.host_policy", "instance_group.secondary_devices", "instance_group.profile", "instance_group.passive",
-        "instance_group.gpus", "optimization.execution_accelerators.gpu_execution_accelerator", "optimization.cuda.graphs",
-        "optimization.graph.level", "model_transaction_policy.decoupled", "model_metrics.metric_control",
-        "cc_model_filenames", "model_operations.op_library_filename",
+        "sequence_batching", "ensemble_scheduling", "input.is_shape_tensor", "input.is_non_linear_format_io", "runtime",
+        "instance_group.secondary_devices", "instance_group.profile", "instance_group.passive", "instance_group.gpus",
+        "optimization.execution_accelerators.gpu_execution_accelerator", "optimization.cuda.graphs",
+        "model_transaction_policy.decoupled", "model_metrics.metric_control", "cc_model_filenames",
+        "model_operations.op_library_filename",
     }  # fmt: skip
 
 
