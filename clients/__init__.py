@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..ipc.errors import BrokerError, CallerError, Code, MachineError, ModelError, PenstockError
     from .client import Client
     from .futures import InferFuture
-    from .models import ModelInfo, TensorInfo
+    from .models import Classification, ModelInfo, TensorInfo
     from .regions import MemfdRegion, Placed, Region, SystemRegion
     from .results import InferResult
     from .slots import Slot
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BrokerError",
     "CallerError",
+    "Classification",
     "Client",
     "Code",
     "InferFuture",

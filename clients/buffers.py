@@ -24,7 +24,7 @@ from .asking import Asked
 from .models import Array, Layout, TensorLayout
 from .pending import Entry
 from .results import InferResult, Outputs, outputs_of
-from .slots import Slot, copy_into
+from .slots import Slot, copy_into, unplaced
 
 
 class Prepared:
@@ -45,7 +45,7 @@ class Prepared:
             encode([InputTensor(s.name, s.datatype, list(s.shape), region.name, offset, s.byte_size) for s, offset in inputs])
         )
         self.outputs_raw = Raw(
-            encode([OutputPlace(s.name, region.name, at, s.byte_size) if at >= 0 else OutputPlace(s.name) for s, at in outputs])
+            encode([OutputPlace(s.name, region.name, at, s.byte_size) if at >= 0 else unplaced(s) for s, at in outputs])
         )
         #: the last reply's outputs as they came and as arrays: the next reply is most often the same to the byte
         self.reply_raw = b""

@@ -18,7 +18,7 @@ from .catalog import Catalog, Model
 from .connection import Connection
 from .futures import InferFuture
 from .leasing import Inputs, Lease, Leasing, Wanted
-from .models import ModelInfo, Shapes, layout_of_batch
+from .models import ModelInfo, OutputNames, Shapes, layout_of_batch
 from .pending import Entry
 from .regions import Region
 from .results import InferResult
@@ -73,8 +73,9 @@ class Client:
 
         `target`: a slot whose inputs were written, or a model. For a model, `inputs` maps every input's name (optional ones may
         be left out) to an array (its dtype and shape must be the input's; lists are converted) or to `region.tensor(...)`;
-        `outputs` names those wanted (all by default), or maps them to `region.tensor(...)`. `timeout_s` bounds queue and
-        execution: DEADLINE_EXCEEDED. `explain` asks how it was served. `principal` is on whose behalf, for fair queueing.
+        `outputs` names those wanted (all by default), or maps them to `region.tensor(...)` to be written there, or to
+        `Classification(n)` for the best n. `timeout_s` bounds queue and execution: DEADLINE_EXCEEDED. `explain` asks how it
+        was served. `principal` is on whose behalf, for fair queueing.
         `priority` and `queue_timeout_s` (waiting alone) are Triton's; the model's queue policy says what they do.
         """
         lease = target if isinstance(target, Slot) else self._leasing.for_request(target, inputs, outputs, version)
@@ -134,14 +135,15 @@ class Client:
     # --- memory -----------------------------------------------------------------------------------------------------------
 
     def buffers(
-        self, model: Model, batch: int | None = None, *, shapes: Shapes | None = None, outputs: Sequence[str] | None = None,
+        self, model: Model, batch: int | None = None, *, shapes: Shapes | None = None, outputs: OutputNames = None,
         left_out: Sequence[str] = (), version: int = -1,
     ) -> Slot:  # fmt: skip
         """Leases a slot for requests of `batch` rows (1 by default; leave out for a model without batch dimension).
 
         `shapes` gives the variable dims of inputs (and, where they are known beforehand, of outputs), without the batch
-        dimension. Outputs of unknown size get no place in the slot; results bring them along. `left_out`: optional inputs that
-        requests do without. The slot serves any number of requests, one at a time; closing it gives it back to the pool.
+        dimension. Outputs of unknown size get no place in the slot, nor do those that `outputs` maps to a `Classification`;
+        results bring them along. `left_out`: optional inputs that requests do without. The slot serves any number of requests,
+        one at a time; closing it gives it back to the pool.
         """
         info = self._catalog.find(model, version)
         return self._leasing.slot(layout_of_batch(info, batch, shapes or {}, outputs, left_out))

@@ -14,14 +14,14 @@ from ..ipc.tensors import numpy_dtype, serialize_bytes
 from .arena import Arena, Broker
 from .buffers import SingleUse, SlotPool
 from .catalog import Catalog, Model
-from .models import Array, Layout, ModelInfo, check_inputs, layout_of_arrays, to_array
+from .models import Array, Classification, Layout, ModelInfo, check_inputs, layout_of_arrays, to_array
 from .regions import MemfdRegion, Placed, Region, SystemRegion
 from .session import Session
 from .slots import InlineSlot, PlacedRequest, Slot
 
 Lease = Slot | SingleUse
 Inputs = Mapping[str, Any]
-Wanted = Mapping[str, Placed | None] | Sequence[str] | None
+Wanted = Mapping[str, Placed | Classification | None] | Sequence[str] | None
 
 
 class Leasing:
@@ -64,7 +64,7 @@ class Leasing:
         arrays = {spec.name: to_array(model, spec, inputs[spec.name]) for spec in given}
         contents = {spec.name: _content(spec.datatype, arrays[spec.name]) for spec in given}
         shapes = {name: array.shape for name, array in arrays.items()}
-        layout = layout_of_arrays(model, contents, shapes, None if outputs is None else list(outputs))
+        layout = layout_of_arrays(model, contents, shapes, outputs)
         if self._is_inline:
             return InlineSlot(layout, contents, {})
         slot = self._pool.lease(layout)

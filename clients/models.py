@@ -53,13 +53,23 @@ class ModelInfo(NamedTuple):
         )  # fmt: skip
 
 
+class Classification(NamedTuple):
+    """Wanted of an output: not its values but the best `classes` of each row, as BYTES `value:index[:label]`, best first."""
+
+    classes: int
+
+
 class TensorLayout(NamedTuple):
-    """A tensor of one request. `byte_size` is -1 for an output that has no place before it is computed."""
+    """A tensor of one request. `byte_size` is -1 for an output that has no place before it is computed.
+
+    `classes` of an output: so many are wanted instead of it; 0: itself.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     byte_size: int
+    classes: int = 0
 
 
 class Layout(NamedTuple):
@@ -72,10 +82,12 @@ class Layout(NamedTuple):
 
 
 Shapes = Mapping[str, Sequence[int]]
+OutputNames = Sequence[str] | Mapping[str, object] | None
+"""Which outputs are wanted, all by default; in a mapping, those with a Classification in that form."""
 
 
 def layout_of_batch(
-    model: ModelInfo, batch: int | None, shapes: Shapes, wanted: Sequence[str] | None, left_out: Sequence[str] = ()
+    model: ModelInfo, batch: int | None, shapes: Shapes, wanted: OutputNames, left_out: Sequence[str] = ()
 ) -> Layout:
     """The layout for `batch` rows. `shapes` (without the batch dimension) names every variable dimension of an input.
 
@@ -110,9 +122,7 @@ def layout_of_batch(
     return Layout(model.name, model.asked_version, tuple(inputs), _outputs(model, rows, shapes, wanted))
 
 
-def layout_of_arrays(
-    model: ModelInfo, arrays: Mapping[str, Array | bytes], given: Shapes, wanted: Sequence[str] | None
-) -> Layout:
+def layout_of_arrays(model: ModelInfo, arrays: Mapping[str, Array | bytes], given: Shapes, wanted: OutputNames) -> Layout:
     """The layout for these inputs, as `convert` made them; `given` are the shapes of all of them, batch dimension included."""
     inputs = []
     for spec in model.inputs:
@@ -165,14 +175,25 @@ def _from_python(model: ModelInfo, spec: TensorInfo, value: object) -> Array:
         ) from error
 
 
-def _outputs(model: ModelInfo, rows: tuple[int, ...], shapes: Shapes, wanted: Sequence[str] | None) -> tuple[TensorLayout, ...]:
+def _outputs(model: ModelInfo, rows: tuple[int, ...], shapes: Shapes, wanted: OutputNames) -> tuple[TensorLayout, ...]:
     specs = model.outputs if wanted is None else [_find(model, model.outputs, "output", name) for name in wanted]
     outputs = []
     for spec in specs:
         shape = rows + (tuple(shapes[spec.name]) if spec.name in shapes else spec.dims)
+        form = wanted[spec.name] if isinstance(wanted, Mapping) else None
+        if isinstance(form, Classification):
+            outputs.append(TensorLayout(spec.name, "BYTES", (), -1, check_classes(model.name, spec.name, form)))
+            continue
         size = byte_size(spec.datatype, shape)
         outputs.append(TensorLayout(spec.name, spec.datatype, shape, -1 if size is None else size))
     return tuple(outputs)
+
+
+def check_classes(model: str, output: str, wanted: Classification) -> int:
+    """How many classes. Raises CallerError for less than one."""
+    if wanted.classes < 1:
+        raise invalid(f"model '{model}': output '{output}': at least 1 class must be asked for, got {wanted.classes}")
+    return wanted.classes
 
 
 def _dims(model: ModelInfo, spec: TensorInfo, shapes: Shapes) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from ..ipc.errors import CallerError, invalid
 from ..ipc.messages import Infer, InputTensor, OutputPlace
 from ..ipc.tensors import numpy_dtype
 from .asking import Asked
-from .models import Array, Layout
+from .models import Array, Classification, Layout, TensorLayout, check_classes
 from .pending import Entry
 from .regions import Placed
 from .results import InferResult, Outputs, outputs_of
@@ -126,7 +126,7 @@ class InlineSlot(Slot):
         super().__init__(layout.model, layout.version, arrays, outputs)
         self._contents = contents
         self._inputs_raw = Raw(encode([InputTensor(spec.name, spec.datatype, list(spec.shape)) for spec in layout.inputs]))
-        self._outputs_raw = Raw(encode([OutputPlace(spec.name) for spec in layout.outputs]))
+        self._outputs_raw = Raw(encode([unplaced(spec) for spec in layout.outputs]))
         self._order = [spec.name for spec in layout.inputs]
 
     @classmethod
@@ -159,9 +159,10 @@ class PlacedRequest(Slot):
                 raise invalid(
                     f"model '{model}': either all inputs lie in regions or none; input '{name}' is a {type(placed).__name__}"
                 )
-        places = [_place(name, outputs[name] if isinstance(outputs, Mapping) else None) for name in outputs]
+        places = [_place(model, name, outputs[name] if isinstance(outputs, Mapping) else None) for name in outputs]
         regions = [placed.region for placed in inputs.values()]
-        regions += [placed.region for placed in outputs.values() if placed] if isinstance(outputs, Mapping) else []
+        forms = outputs.values() if isinstance(outputs, Mapping) else ()
+        regions += [placed.region for placed in forms if isinstance(placed, Placed)]
         self._memory = {region.name: region.array for region in regions}
         self._inputs_raw = Raw(encode([_tensor(name, placed) for name, placed in inputs.items()]))
         self._outputs_raw = Raw(encode(places))
@@ -191,7 +192,14 @@ def _tensor(name: str, placed: Placed) -> InputTensor:
     return InputTensor(name, placed.datatype, list(placed.shape), placed.region.name, placed.offset, placed.byte_size)
 
 
-def _place(name: str, placed: Placed | None) -> OutputPlace:
+def unplaced(spec: TensorLayout) -> OutputPlace:
+    """The output wherever the broker puts it, in the form that is wanted."""
+    return OutputPlace(spec.name, classification=spec.classes)
+
+
+def _place(model: str, name: str, placed: Placed | Classification | None) -> OutputPlace:
     if placed is None:
         return OutputPlace(name)
+    if isinstance(placed, Classification):
+        return OutputPlace(name, classification=check_classes(model, name, placed))
     return OutputPlace(name, placed.region.name, placed.offset, placed.byte_size)

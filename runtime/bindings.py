@@ -26,13 +26,16 @@ from ..ipc.messages import (
     Placement,
     TensorSpec,
 )
-from ..ipc.tensors import byte_size
+from ..ipc.tensors import ITEM_BYTES, byte_size
 from .cache_plans import CachePlan, cache_plan
 from .models import ServedModel
 from .regions import Region, RegionNames
 
 _inputs_decoder = msgspec.msgpack.Decoder(list[InputTensor])
 _places_decoder = msgspec.msgpack.Decoder(list[OutputPlace])
+
+CLASSIFIED = ITEM_BYTES.keys() - {"BOOL", "FP16", "BF16"}
+"""Datatypes that Triton's classification extension takes (server/src/classification.cc)."""
 
 Inline = Callable[[Sequence[int]], tuple[Region, list[int]]]
 """Stores the message's parts (their sizes are given) in one fresh region; returns it and where each part begins."""
@@ -263,8 +266,10 @@ def _place_outputs(
                 f"unexpected inference output '{place.name}' for model '{model.name}'; "
                 f"its outputs are {_listed(model.output_position)}"
             )
+        if place.classification:
+            _check_classification(model, position, place)
         if not place.region:
-            slots.slices.append(OutputSlice(position, -1, 0, 0))
+            slots.slices.append(OutputSlice(position, -1, 0, 0, place.classification))
             continue
         asker = f"output '{place.name}' of model '{model.name}'"
         region = names.find(place.region, asker)
@@ -279,6 +284,15 @@ def _place_outputs(
         slots.regions.append(region)
         spans.append(_Span(place.name, region, place.offset, place.byte_size))
     return spans, slots
+
+
+def _check_classification(model: ServedModel, position: int, place: OutputPlace) -> None:
+    datatype = model.spec.outputs[position].datatype
+    asker = f"output '{place.name}' of model '{model.name}'"
+    if place.region:
+        raise invalid(f"{asker}: Output can't set both 'shared_memory_region' and 'classification'")
+    if datatype not in CLASSIFIED:
+        raise invalid(f"{asker}: class result not available for output due to unsupported type '{datatype}'")
 
 
 def _check_overlaps(model: ServedModel, read: list[_Span], written: list[_Span]) -> None:

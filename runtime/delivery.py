@@ -255,5 +255,6 @@ def _output_tensors(request: InferRequest, item: ItemResult, has_descriptor: boo
     for place, output in zip(places, item.outputs, strict=True):
         spec = model.spec.outputs[output.output]
         offset = place.offset if place.region else output.offset
-        outputs.append(OutputTensor(spec.name, spec.datatype, output.shape, place.region, offset, output.byte_size))
+        datatype = "BYTES" if place.classification else spec.datatype
+        outputs.append(OutputTensor(spec.name, datatype, output.shape, place.region, offset, output.byte_size))
     return outputs

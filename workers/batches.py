@@ -16,6 +16,7 @@ from ..ipc.errors import ModelError, PenstockError
 from ..ipc.messages import Batch, BatchDone, ItemResult, ModelSpec
 from .account import Account
 from .backends.base import Backend, Tensor, Work
+from .classification import NO_LABELS, Labels
 from .devices.host import Scratch
 from .inputs import InputPacker, Job
 from .outputs import OutputWriter, failure
@@ -26,13 +27,13 @@ from .region_table import RegionTable
 class BatchRunner:
     """Executes batches of one model on one backend, one at a time."""
 
-    def __init__(self, spec: ModelSpec, backend: Backend, regions: RegionTable) -> None:
+    def __init__(self, spec: ModelSpec, backend: Backend, regions: RegionTable, labels: Labels = NO_LABELS) -> None:
         self._spec = spec
         self._backend = backend
         self._placements = PlacementCache(spec, regions, backend.needs_snapshots)
         self._scratch = Scratch()
         self._packer = InputPacker(spec, regions, self._placements, self._scratch)
-        self._writer = OutputWriter(spec, regions, self._placements)
+        self._writer = OutputWriter(spec, regions, self._placements, labels)
         #: a model without a batch dimension cannot execute two requests at once
         self._one_by_one = backend.is_scattered or spec.max_batch_size == 0
 

@@ -17,6 +17,7 @@ from ..ipc.processors import occupy
 from .backends import make_backend
 from .backends.base import Backend
 from .batches import BatchRunner, as_error, failed
+from .classification import read_labels
 from .region_table import RegionTable
 
 
@@ -48,6 +49,7 @@ class WorkerLoop:
         self._has_failed = False
         #: set from LOADED on
         self._backend: Backend | None = None
+        self._directory = ""
         #: set from READY on
         self._runner: BatchRunner | None = None
         self._regions = RegionTable()
@@ -132,12 +134,13 @@ class WorkerLoop:
         if self.state is not State.EMPTY:
             raise self._broken("a second LoadModel")
         self._regions = RegionTable(order.isolate_system_regions)
+        self._directory = order.directory
         try:
+            occupy(order.cpus, order.numa_node)  # first: what the backend starts inherits it
             self._backend = self._backend_by_name(order.spec.backend)
             signature = self._backend.load(order)
         except BaseException as error:  # noqa: BLE001 - a model may raise anything; the broker is told why, and this ends
             self._fail(as_error(error))
-            occupy(order.cpus, order.numa_node)  # first: what the backend starts inherits it
             return
         self._become(State.LOADED)
         self._answer(Loaded(os.getpid(), signature))
@@ -146,11 +149,13 @@ class WorkerLoop:
         if self.state is not State.LOADED or self._backend is None:
             raise self._broken("Start")
         try:
+            labels = read_labels(message.spec, self._directory)
             self._backend.warm_up(message.spec)
+            runner = BatchRunner(message.spec, self._backend, self._regions, labels)
         except BaseException as error:  # noqa: BLE001 - see _load
             self._fail(as_error(error))
             return
-        self._runner = BatchRunner(message.spec, self._backend, self._regions)
+        self._runner = runner
         self._become(State.READY)
         gc.collect()
         gc.freeze()  # what was loaded stays: later collections need not look at it

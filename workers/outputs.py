@@ -16,6 +16,7 @@ from ..ipc.regions import create_memfd
 from ..ipc.tensors import elements, numpy_dtype, serialize_bytes
 from .account import Account
 from .backends.base import Tensor, Work
+from .classification import Labels, classify
 from .devices.host import scatter
 from .inputs import Job, Packed
 from .packing import Span, aligned, merge
@@ -36,10 +37,11 @@ class Share(NamedTuple):
 class OutputWriter:
     """Checks and delivers the results of one execution."""
 
-    def __init__(self, spec: ModelSpec, regions: RegionTable, placements: PlacementCache) -> None:
+    def __init__(self, spec: ModelSpec, regions: RegionTable, placements: PlacementCache, labels: Labels) -> None:
         self._spec = spec
         self._regions = regions
         self._placements = placements
+        self._labels = labels
 
     def __repr__(self) -> str:
         return f"<OutputWriter of '{self._spec.name}'>"
@@ -74,9 +76,9 @@ class OutputWriter:
     def as_promised(self, prepared: Prepared) -> ItemResult:
         """The result of a request that got just what its placement says."""
         outputs: list[ItemOutput] = []
-        for output, (span, _, needed, shape) in prepared.targets.items():
-            assert span is not None and needed is not None, "promised only when complete"
-            outputs.append(ItemOutput(output, list(shape), needed, span.offset))
+        for output, target in prepared.targets.items():
+            assert target.span is not None and target.needed is not None, "promised only when complete"
+            outputs.append(ItemOutput(output, list(target.shape), target.needed, target.span.offset))
         return ItemResult(outputs=outputs)
 
     def _checked(self, output: int, result: Tensor | None, work: Work) -> Tensor:
@@ -167,17 +169,30 @@ class OutputWriter:
         total = 0
         for output, target in job.prepared.targets.items():
             shapes, starts, sizes, packed = shares[output]
+            shape, size = shapes[at], sizes[at]
             if target.span is not None:
                 offset = target.span.offset
             else:
+                content = packed[starts[at] : starts[at] + size]
+                if target.classes:
+                    shape, content = self._classified(output, shape, content, target.classes)
+                    size = content.size
                 offset = aligned(total)
-                total = offset + sizes[at]
-                unplaced.append((offset, packed[starts[at] : starts[at] + sizes[at]]))
-            outputs.append(ItemOutput(output, shapes[at], sizes[at], offset))
+                total = offset + size
+                unplaced.append((offset, content))
+            outputs.append(ItemOutput(output, shape, size, offset))
         if unplaced:
             job.fd = self._memfd(total, unplaced)
             account.copied("scatter", len(unplaced), sum(content.size for _, content in unplaced))
         job.item = ItemResult(outputs=outputs, fds=len(unplaced[:1]))
+
+    def _classified(self, output: int, shape: list[int], content: Octets, classes: int) -> tuple[list[int], Octets]:
+        """An output's classes, as the BYTES tensor that stands for it: its shape and its content."""
+        batch = shape[:1] if self._spec.max_batch_size else []
+        values = content.view(numpy_dtype(self._spec.outputs[output].datatype))
+        rows = values.reshape(batch[0] if batch else 1, elements(shape[len(batch) :]))
+        found = classify(rows, classes, self._labels.get(output, ()))
+        return [*batch, min(classes, rows.shape[1])], np.frombuffer(serialize_bytes(found), np.uint8)
 
     def _memfd(self, byte_size: int, contents: Sequence[tuple[int, Octets]]) -> int:
         fd = create_memfd(f"penstock-{self._spec.name}", max(byte_size, 1))

@@ -27,13 +27,15 @@ KEPT = 4096
 class Target(NamedTuple):
     """An output that one request wants: where (None: unplaced), how much fits, how much comes (None: not known before).
 
-    `shape` is what the request gets, with -1 where that is not known before.
+    `shape` is what the request gets, with -1 where that is not known before. With `classes` it gets, unplaced, the best that
+    many classes of the output instead of that.
     """
 
     span: Span | None
     capacity: int
     needed: int | None
     shape: Shape
+    classes: int = 0
 
 
 class Prepared:
@@ -161,7 +163,7 @@ class PlacementCache:
         shape = self.shapes.replied(piece.output, rows, inputs)
         needed = byte_size(tensor.datatype, shape)
         if piece.region < 0:
-            return Target(None, 0, needed, shape)
+            return Target(None, 0, needed, shape, piece.classes)
         if needed is not None and needed > piece.byte_size:
             raise too_small(self._spec, piece.output, needed, piece.byte_size)
         span = self._span(piece.region, piece.offset, piece.byte_size)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ from .options import address_option, json_option
 from .rendering import duration, print_json
 
 if TYPE_CHECKING:
-    from ..models import Array
+    from ..client import Client
+    from ..models import Array, Classification
     from ..results import InferResult
 
 PRINTED_ELEMENTS = 1000
@@ -54,15 +55,19 @@ def named_file(text: str) -> tuple[str, Path]:
     help="An input and its .npy file. Repeatable.",
 )
 @click.option("--output", "wanted", metavar="NAME", multiple=True, help="Ask for this output only. Repeatable. Default: all.")
+@click.option(
+    "--classes", type=click.IntRange(1), metavar="N", help="Show each output as its best N classes: value:index[:label]."
+)
 @click.option("--output-dir", type=click.Path(file_okay=False, path_type=Path), help="Write NAME.npy per output there.")
 @click.option("--model-version", type=click.IntRange(1), help="Default: the highest that is READY.")
 @click.option("--timeout-s", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="For the answer.")
 @address_option
 @json_option
-def infer(
+def infer(  # noqa: PLR0913, PLR0917 - click passes each argument and option by its name
     model: str,
     files: tuple[tuple[str, Path], ...],
     wanted: tuple[str, ...],
+    classes: int | None,
     output_dir: Path | None,
     model_version: int | None,
     timeout_s: float,
@@ -76,15 +81,27 @@ def infer(
     how the request was served.
     """
     inputs = {name: read_array(path) for name, path in files}
+    version = model_version or -1
     with connected(address) as client:
-        result = client.infer(
-            model, inputs, outputs=wanted or None, version=model_version or -1, timeout_s=timeout_s, explain=True
-        )
+        outputs = _forms(client, model, version, wanted, classes)
+        result = client.infer(model, inputs, outputs=outputs, version=version, timeout_s=timeout_s, explain=True)
     written = {} if output_dir is None else write_outputs(output_dir, result)
     if as_json:
         print_json(_document(model, result, written))
     else:
         _show(model, result, written)
+
+
+def _forms(
+    client: Client, model: str, version: int, wanted: Sequence[str], classes: int | None
+) -> Sequence[str] | Mapping[str, Classification] | None:
+    """The outputs to ask for; with --classes in that form, which needs all their names."""
+    from ..models import Classification
+
+    if classes is None:
+        return wanted or None
+    names = wanted or [output.name for output in client.model(model, version).outputs]
+    return {name: Classification(classes) for name in names}
 
 
 def read_array(path: Path) -> Array:

@@ -36,10 +36,10 @@ from .to_worker import (
 )
 
 __all__ = [
-    "FEW", "GRAPH_LEVEL", "PROTOCOL", "Answer", "Batch", "BatchDone", "BatchInput", "Cancel", "Copied", "Done", "Explanation", "Failed",
-    "FromClient", "FromWorker", "Goodbye", "Hello", "Infer", "InputSlice", "InputTensor", "ItemOutput", "ItemResult",
-    "LoadFailed", "LoadModel", "Loaded", "MapRegion", "Message", "ModelSpec", "Name", "OutputPlace", "OutputSlice",
-    "OutputTensor", "Ping", "Placement", "Pong", "Query", "Ready", "Register", "Released", "Result", "Row", "Shape",
-    "Signature", "Start", "Stop", "TensorSpec", "ToClient", "ToWorker", "UnmapRegion", "Unregister", "Unsigned",
-    "WarmupInput", "WarmupSample", "Welcome",
+    "FEW", "GRAPH_LEVEL", "PROTOCOL", "Answer", "Batch", "BatchDone", "BatchInput", "Cancel", "Copied", "Done",
+    "Explanation", "Failed", "FromClient", "FromWorker", "Goodbye", "Hello", "Infer", "InputSlice", "InputTensor",
+    "ItemOutput", "ItemResult", "LoadFailed", "LoadModel", "Loaded", "MapRegion", "Message", "ModelSpec", "Name",
+    "OutputPlace", "OutputSlice", "OutputTensor", "Ping", "Placement", "Pong", "Query", "Ready", "Register",
+    "Released", "Result", "Row", "Shape", "Signature", "Start", "Stop", "TensorSpec", "ToClient", "ToWorker",
+    "UnmapRegion", "Unregister", "Unsigned", "WarmupInput", "WarmupSample", "Welcome",
 ]  # fmt: skip

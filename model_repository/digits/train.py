@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the `digits` model and writes it: 1/model.onnx, and held_out.npz with the images it never saw.
+"""Trains the `digits` model and writes it: 1/model.onnx, labels.txt, and held_out.npz with the images it never saw.
 
 The data are scikit-learn's handwritten digits: 1,797 real scans of 8 x 8 pixels with values 0 to 16. A fifth of them, chosen at
 random with a fixed seed and equal shares of each digit, is held out. The network is a perceptron, 64-128-64-10, trained by Adam
@@ -27,6 +27,7 @@ SEED = 2024
 SIZES = (64, 128, 64, 10)
 EPOCHS, ROWS_PER_STEP, LEARNING_RATE = 60, 64, 1e-3
 ACCURACY_WANTED = 0.97
+LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 OPSET, IR_VERSION = 13, 8
 """Old enough for onnxruntime 1.18, the oldest that Penstock takes."""
 
@@ -144,6 +145,7 @@ def main() -> None:
         raise SystemExit(f"not written: {accuracy:.4f} is not above {ACCURACY_WANTED}")
     (HERE / "1").mkdir(exist_ok=True)
     onnx.save(model, HERE / "1" / "model.onnx")
+    (HERE / "labels.txt").write_text("".join(f"{label}\n" for label in LABELS))
     np.savez_compressed(HERE / "held_out.npz", images=held_images.astype(np.uint8), labels=held_labels.astype(np.uint8))
 
 

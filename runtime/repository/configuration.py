@@ -54,6 +54,7 @@ class ModelConfig(Struct, frozen=True):
     dynamic_batching: DynamicBatching | None
     instance_groups: tuple[InstanceGroup, ...]
     filename: str  # of the model, within a version directory; "" for a backend without files
+    labels: dict[str, str]  # output -> its file of labels, within the model's directory
     parameters: dict[str, str]
     metric_tags: dict[str, str]
     max_execution_s: float | None  # from `parameters`; 0: no limit
@@ -74,9 +75,10 @@ class ModelConfig(Struct, frozen=True):
 
     def spec(self, version: int) -> ModelSpec:
         """What a worker must know."""
+        inputs, outputs = list(self.inputs), list(self.outputs)
         return ModelSpec(
-            self.name, version, self.backend, self.max_batch_size, list(self.inputs), list(self.outputs), self.parameters,
-            list(self.batch_inputs),
+            self.name, version, self.backend, self.max_batch_size, inputs, outputs, self.parameters, list(self.batch_inputs),
+            self.labels,
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -163,6 +165,7 @@ def _frozen(config: Proto, is_batching_chosen: bool, warnings: tuple[str, ...]) 
             for group in config.instance_group
         ),
         filename=config.default_model_filename,
+        labels={tensor.name: tensor.label_filename for tensor in config.output if tensor.label_filename},
         parameters={key: value.string_value for key, value in config.parameters.items()},
         metric_tags=dict(config.metric_tags),
         max_execution_s=max_execution_s(config),

@@ -74,7 +74,7 @@ RULES: dict[str, Rule] = {
     "output.dims": Rule(_YES, "without the batch dimension; -1: variable"),
     "output.reshape": Rule(_YES, "the model gives these dims instead, of as many elements; clients see dims"),
     "output.reshape.shape": Rule(_YES, "without the batch dimension; empty: a scalar, or the batch dimension alone"),
-    "output.label_filename": Rule(_NO, "the classification extension is not built yet; look labels up in the client"),
+    "output.label_filename": Rule(_YES, "in the model's directory, a label per line; see classification"),
     "output.is_shape_tensor": Rule(_NO, _TENSORRT),
     "output.is_non_linear_format_io": Rule(_NO, _TENSORRT),
     "batch_input": Rule(_YES, "inputs of the model that the worker computes for each execution; no client sends them"),

@@ -27,13 +27,6 @@ class Location(NamedTuple):
     column: int
 
 
-class Problem(NamedTuple):
-    """What is wrong with a configuration, and the path of the key that it is about."""
-
-    path: str
-    text: str
-
-
 class ConfigFile(NamedTuple):
     """A configuration file as errors name it (`digits/config.pbtxt`), and where its keys are."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...ipc.messages import BatchInput, TensorSpec
 from . import schema
-from .locations import Problem
+from .problem import Problem
 from .schema import Proto
 
 BATCH_INPUT_TYPES = ("TYPE_INT32", "TYPE_FP32")

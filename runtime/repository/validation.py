@@ -6,14 +6,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import Any
 
 from ...ipc.errors import invalid
 from ...ipc.messages import FEW
 from . import schema
 from .backends import BACKENDS
-from .locations import ConfigFile, Problem
+from .locations import ConfigFile
+from .problem import Problem, leaves_directory
 from .schema import Proto
 from .shapes import batch_problems, reshape_problems
 
@@ -49,8 +49,8 @@ def problems(config: Proto) -> Iterator[Problem]:
         if not _LABEL.fullmatch(name) or name in OWN_LABELS:
             text = f"metric_tags: '{name}' cannot be a label for {config.name}: letters, digits and _, not {_NOT_LABELS}"
             yield Problem("metric_tags", text)
-    filename = PurePosixPath(config.default_model_filename)
-    if filename.is_absolute() or ".." in filename.parts:
+    filename = config.default_model_filename
+    if leaves_directory(filename):
         yield Problem("default_model_filename", f"default_model_filename '{filename}' must stay within the version directory")
     try:
         max_execution_s(config)
@@ -120,6 +120,8 @@ def _tensor(tensor: Any, prefix: str, path: str) -> Iterator[Problem]:
             text = f"{prefix} dimension must be integer >= 1, or -1 to indicate a variable-size dimension"
             yield Problem(f"{path}.dims[{index}]", text)
     yield from reshape_problems(tensor, prefix, path)
+    if leaves_directory(getattr(tensor, "label_filename", "")):
+        yield Problem(f"{path}.label_filename", f"{prefix}: label_filename must stay within the model directory")
     if getattr(tensor, "format", 0) and len(tensor.dims) != 3:
         yield Problem(f"{path}.format", f"{prefix}: NHWC and NCHW require 3 dims")
 

@@ -31,6 +31,7 @@ from penstock.ipc.tensors import deserialize_bytes, numpy_dtype, serialize_bytes
 from penstock.workers.backends import make_backend
 from penstock.workers.backends.base import Backend
 from penstock.workers.batches import BatchRunner
+from penstock.workers.classification import NO_LABELS, Labels
 from penstock.workers.region_table import RegionTable
 
 Tensor = npt.NDArray[Any]
@@ -91,14 +92,15 @@ class Rig:
     """A backend, loaded and warm, with the worker's batch runner around it and one region mapped."""
 
     def __init__(
-        self, spec: ModelSpec, directory: Path | str = "", backend: Backend | None = None, isolate: bool = False
-    ) -> None:
+        self, spec: ModelSpec, directory: Path | str = "", backend: Backend | None = None, isolate: bool = False,
+        labels: Labels = NO_LABELS,
+    ) -> None:  # fmt: skip
         self.spec = spec
         self.backend = make_backend(spec.backend) if backend is None else backend
         self.backend.load(LoadModel(spec, "m_0_0", str(directory), threads=1))
         self.backend.warm_up(spec)
         self.regions = RegionTable(isolate)
-        self.runner = BatchRunner(spec, self.backend, self.regions)
+        self.runner = BatchRunner(spec, self.backend, self.regions, labels)
         self.memories: list[Memory] = []
         self.memory = self.map(Memory())
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from penstock.clients import Classification, ModelInfo, TensorInfo
 from penstock.clients.cli import COMMANDS, main
 from penstock.ipc.errors import BrokerError, CallerError, Code, not_found
 from penstock.ipc.messages import Copied, Explanation
@@ -127,6 +128,10 @@ class FakeClient:
         if self.error is not None:
             raise self.error
         return FakeResult(self.outputs)
+
+    def model(self, name: str, version: int) -> ModelInfo:
+        outputs = tuple(TensorInfo(output, "FP32", (2,)) for output in self.outputs)
+        return ModelInfo(name, version, 1, (1,), "", 4, (), outputs)
 
 
 @pytest.fixture
@@ -276,6 +281,17 @@ def test_infer_sends_files_as_they_are_and_shows_outputs(client: FakeClient, arr
     assert (
         "by simple/1 on simple_0_0: queued 1.2 us, computed 45 us, in a batch of 1 (immediate), 64 bytes copied" in shown.stdout
     )
+
+
+def test_infer_asks_for_classes_of_every_output_or_of_those_that_are_named(client: FakeClient, array_file: Path) -> None:
+    client.outputs = {"y": np.array([[b"0.500000:1:one", b"0.250000:0"]], object)}
+    shown = penstock("infer", "simple", "--input", f"a={array_file}", "--classes", "2")
+    penstock("infer", "simple", "--input", f"a={array_file}", "--classes", "1", "--output", "s")
+    assert [asked[2]["outputs"] for asked in client.asked if asked != "closed" and asked[0] == "simple"] == [
+        {"y": Classification(2)}, {"s": Classification(1)},
+    ]  # fmt: skip
+    assert "0.500000:1:one" in shown.stdout
+    assert penstock("infer", "simple", "--input", f"a={array_file}", "--classes", "0").exit_code == 2
 
 
 def test_infer_json_holds_the_data_and_nan_is_null(client: FakeClient, array_file: Path) -> None:

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penstock.clients.models import ModelInfo, TensorInfo, check_inputs, layout_of_arrays, layout_of_batch, to_array
+from penstock.clients.models import (
+    Classification,
+    ModelInfo,
+    TensorInfo,
+    TensorLayout,
+    check_inputs,
+    layout_of_arrays,
+    layout_of_batch,
+    to_array,
+)
 from penstock.ipc.errors import CallerError
 
 
@@ -129,3 +138,12 @@ def test_a_slot_is_cut_for_all_inputs_but_those_left_out() -> None:
         layout_of_batch(OPTIONAL, 1, {}, None, ["b", "t"])
     with pytest.raises(CallerError, match="model 'm' has no input 'q'"):
         layout_of_batch(OPTIONAL, 1, {}, None, ["q"])
+
+
+def test_an_output_wanted_as_classes_is_text_without_a_place() -> None:
+    info = model(8, TensorInfo("x", "FP32", (2,)))
+    layout = layout_of_batch(info, 2, {}, {"y": Classification(3)})
+    assert layout.outputs == (TensorLayout("y", "BYTES", (), -1, 3),)
+    assert layout_of_batch(info, 2, {}, {"y": None}).outputs == layout_of_batch(info, 2, {}, ["y"]).outputs
+    with pytest.raises(CallerError, match="'m': output 'y': at least 1 class must be asked for, got -1"):
+        layout_of_batch(info, 2, {}, {"y": Classification(-1)})
