@@ -118,7 +118,7 @@ class Fleet:
             if not model.config.is_complete:
                 model.configure(config)
         instance.become(InstanceState.LOADED)
-        self._send(instance, Start(model.spec))
+        self._send(instance, Start(model.spec, list(model.config.warmup)))
         for name in waiting if instance.supervised else ():
             self._launch(name, model)
 

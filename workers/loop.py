@@ -19,6 +19,7 @@ from .backends.base import Backend
 from .batches import BatchRunner, as_error, failed
 from .classification import read_labels
 from .region_table import RegionTable
+from .warm_up import run_samples
 
 
 class State(Enum):
@@ -150,8 +151,9 @@ class WorkerLoop:
             raise self._broken("Start")
         try:
             labels = read_labels(message.spec, self._directory)
-            self._backend.warm_up(message.spec)
+            self._backend.warm_up(message.spec, samples_follow=bool(message.samples))
             runner = BatchRunner(message.spec, self._backend, self._regions, labels)
+            run_samples(message, runner, self._regions, self._directory)
         except BaseException as error:  # noqa: BLE001 - see _load
             self._fail(as_error(error))
             return

@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Struct
 
 from ...ipc.errors import CallerError
-from ...ipc.messages import BatchInput, ModelSpec, Signature, TensorSpec
+from ...ipc.messages import GRAPH_LEVEL, BatchInput, ModelSpec, Signature, TensorSpec, WarmupSample
 from . import schema
 from .agents import AgentSettings
 from .fields import refuse_unsupported
@@ -24,6 +24,7 @@ from .schema import Proto
 from .shapes import batch_inputs, scattered, tensor_specs
 from .signatures import compare, fill_in_signature
 from .validation import MAX_NAME, check, instance_names, max_execution_s
+from .warm_up import samples_of, skipped_samples
 
 
 class InstanceGroup(Struct, frozen=True):
@@ -55,6 +56,8 @@ class ModelConfig(Struct, frozen=True):
     instance_groups: tuple[InstanceGroup, ...]
     filename: str  # of the model, within a version directory; "" for a backend without files
     labels: dict[str, str]  # output -> its file of labels, within the model's directory
+    warmup: tuple[WarmupSample, ...]
+    graph_level: int  # Triton's optimization.graph.level
     parameters: dict[str, str]
     metric_tags: dict[str, str]
     max_execution_s: float | None  # from `parameters`; 0: no limit
@@ -75,9 +78,10 @@ class ModelConfig(Struct, frozen=True):
 
     def spec(self, version: int) -> ModelSpec:
         """What a worker must know."""
+        parameters = {**self.parameters, GRAPH_LEVEL: str(self.graph_level)} if self.graph_level else self.parameters
         inputs, outputs = list(self.inputs), list(self.outputs)
         return ModelSpec(
-            self.name, version, self.backend, self.max_batch_size, inputs, outputs, self.parameters, list(self.batch_inputs),
+            self.name, version, self.backend, self.max_batch_size, inputs, outputs, parameters, list(self.batch_inputs),
             self.labels,
         )  # fmt: skip
 
@@ -108,6 +112,7 @@ def parse_config(
         raise CallerError(f"{place}: {error.message}", error.code) from None
     fill_in(config)
     check(config, file)
+    warnings += skipped_samples(config, file)
     return _frozen(config, "max_batch_size" in file.locations, tuple(warnings))
 
 
@@ -166,6 +171,8 @@ def _frozen(config: Proto, is_batching_chosen: bool, warnings: tuple[str, ...]) 
         ),
         filename=config.default_model_filename,
         labels={tensor.name: tensor.label_filename for tensor in config.output if tensor.label_filename},
+        warmup=samples_of(config),
+        graph_level=config.optimization.graph.level,
         parameters={key: value.string_value for key, value in config.parameters.items()},
         metric_tags=dict(config.metric_tags),
         max_execution_s=max_execution_s(config),

@@ -16,6 +16,7 @@ from .locations import ConfigFile
 from .problem import Problem, leaves_directory
 from .schema import Proto
 from .shapes import batch_problems, reshape_problems
+from .warm_up import warmup_problems
 
 MAX_INSTANCES = 256
 """Instances are processes; more of one group than this is taken for a slip of the pen."""
@@ -56,6 +57,7 @@ def problems(config: Proto) -> Iterator[Problem]:
         max_execution_s(config)
     except ValueError as error:
         yield Problem("parameters", str(error))
+    yield from warmup_problems(config)
 
 
 def max_execution_s(config: Proto) -> float | None:

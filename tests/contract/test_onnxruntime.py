@@ -12,7 +12,7 @@ from onnx import helper
 from worker_rig import Rig, Tensor, copies, spec_of, unplaced, write_onnx, write_prefix_model
 
 from penstock.ipc.errors import CallerError, ModelError
-from penstock.ipc.messages import LoadModel, ModelSpec, OutputSlice, Placement, TensorSpec
+from penstock.ipc.messages import GRAPH_LEVEL, LoadModel, ModelSpec, OutputSlice, Placement, TensorSpec
 from penstock.workers.backends.onnxruntime_onnx import OnnxRuntime, session_options
 
 OUT = 32768
@@ -69,6 +69,18 @@ def test_options_follow_the_parameters_and_threads_never_spin_by_default() -> No
     assert (options.intra_op_num_threads, options.enable_mem_pattern) == (2, False)
     assert options.get_session_config_entry(spin) == "1"
     assert session_options({}, 0).intra_op_num_threads == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        (None, "ORT_ENABLE_ALL"), ("-1", "ORT_ENABLE_BASIC"), ("1", "ORT_ENABLE_EXTENDED"), ("2", "ORT_DISABLE_ALL"),
+        ("3", "ORT_ENABLE_ALL"), ("-2", "ORT_ENABLE_ALL"),
+    ],
+)  # fmt: skip
+def test_the_graph_is_optimised_at_tritons_level(level: str | None, expected: str) -> None:
+    options = session_options({} if level is None else {GRAPH_LEVEL: level}, 1)
+    assert options.graph_optimization_level.name == expected
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16", "BOOL", "INT32", "INT64"])

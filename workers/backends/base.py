@@ -64,8 +64,12 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def warm_up(self, spec: ModelSpec) -> None:
-        """Gets ready for `spec`, complete now. Raises PenstockError when the model cannot serve it."""
+    def warm_up(self, spec: ModelSpec, samples_follow: bool = False) -> None:
+        """Gets ready for `spec`, complete now. Raises PenstockError when the model cannot serve it.
+
+        With `samples_follow` the configuration has warm-up samples of its own, which come through `execute`: nothing need
+        be executed here.
+        """
 
     @abstractmethod
     def execute(self, work: Work) -> Sequence[Tensor | None]:

@@ -11,6 +11,8 @@ Every mode computes what identity computes, from packed tensors. Parameters of t
                    hanging         never returns
                    dying           sends itself `signal` (a number, default 9)
                    forking         leaves a child behind that has inherited everything and waits until it is killed
+                   recording       appends a line of JSON to the file `record_path` per execution: the rows of each request, and
+                                   the inputs by name (BYTES as text)
                    barrier         connects to the unix stream socket `barrier_path`, writes "entered ROWS\n" and goes on
                                    when it has received one byte (or the other end has closed)
     at             where it misbehaves: load, warm_up or execute (the default)
@@ -18,12 +20,14 @@ Every mode computes what identity computes, from packed tensors. Parameters of t
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +43,7 @@ class Fake(Backend):
     def __init__(self) -> None:
         self._parameters: dict[str, str] = {}
         self._echo: Echo | None = None
+        self._names: list[str] = []
         self._executions = 0
         self._modes: dict[str, Callable[[Work | None], None]] = {
             "echo": lambda _work: None,
@@ -49,6 +54,7 @@ class Fake(Backend):
             "hanging": self._hang,
             "dying": self._die,
             "forking": self._fork,
+            "recording": self._record,
             "barrier": self._wait_at_barrier,
         }
         self._misbehave = self._modes["echo"]
@@ -66,11 +72,12 @@ class Fake(Backend):
         self._perhaps_misbehave("load", None)
         return None
 
-    def warm_up(self, spec: ModelSpec) -> None:
+    def warm_up(self, spec: ModelSpec, samples_follow: bool = False) -> None:  # noqa: ARG002 - nothing is executed anyway
         """Raises CallerError where an output cannot come from its input."""
         self._echo = Echo(spec)
         if spec.inputs[0].ragged and self._parameters.get("mode") == "failing_items":
             raise invalid(f"model '{spec.name}': mode 'failing_items' looks at rows, and its first input is ragged")
+        self._names = [tensor.name for tensor in spec.inputs]
         self._perhaps_misbehave("warm_up", None)
 
     def execute(self, work: Work) -> Sequence[Tensor | None]:
@@ -126,9 +133,20 @@ class Fake(Backend):
             while True:
                 signal.pause()
 
+    def _record(self, work: Work | None) -> None:
+        inputs = {} if work is None else dict(zip(self._names, work.inputs, strict=True))
+        line = {"rows": [] if work is None else list(work.rows_of), "inputs": {n: _listed(x) for n, x in inputs.items()}}
+        with open(self._parameters["record_path"], "a") as file:
+            file.write(json.dumps(line) + "\n")
+
     def _wait_at_barrier(self, work: Work | None) -> None:
         rows = 0 if work is None else sum(work.rows_of)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as barrier:
             barrier.connect(self._parameters["barrier_path"])
             barrier.sendall(f"entered {rows}\n".encode())
             barrier.recv(1)
+
+
+def _listed(tensor: Tensor) -> Any:
+    """Nested lists, with text where the tensor has bytes."""
+    return np.vectorize(bytes.decode, otypes=[object])(tensor).tolist() if tensor.dtype.kind == "O" else tensor.tolist()

@@ -30,7 +30,7 @@ class Identity(Backend):
         """Nothing to load; any configuration that passes `Echo.check` suits it."""
         return None
 
-    def warm_up(self, spec: ModelSpec) -> None:
+    def warm_up(self, spec: ModelSpec, samples_follow: bool = False) -> None:  # noqa: ARG002 - nothing is executed anyway
         """Raises CallerError where an output cannot come from its input."""
         self._echo = Echo(spec)
 

@@ -17,7 +17,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from ...ipc.errors import Code, ModelError, PenstockError, invalid
-from ...ipc.messages import LoadModel, ModelSpec, Signature, TensorSpec
+from ...ipc.messages import GRAPH_LEVEL, LoadModel, ModelSpec, Signature, TensorSpec
 from ...ipc.tensors import byte_size, numpy_dtype
 from ..shapes import Shapes
 from .base import Backend, Tensor, Work
@@ -35,6 +35,13 @@ ONNX_TYPES: dict[str, tuple[str, int]] = {
     "FP16": ("float16", 10), "BF16": ("bfloat16", 16), "FP32": ("float", 1), "FP64": ("double", 11), "BYTES": ("string", 8),
 }  # fmt: skip
 _DATATYPES = {f"tensor({name})": datatype for datatype, (name, _) in ONNX_TYPES.items()}
+
+_GRAPH_LEVELS = {
+    "-1": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "1": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "2": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+"""Triton's optimization.graph.level -> onnxruntime's; any other is everything (onnxruntime_backend, ModelState)."""
 
 WARM_UP_BUDGET_S = 2.0
 """The largest batch is warmed up as well when one row lets expect that it takes no longer."""
@@ -77,8 +84,11 @@ class OnnxRuntime(Backend):
             [_tensor_spec(node, "output", name) for node in self._session.get_outputs()],
         )
 
-    def warm_up(self, spec: ModelSpec) -> None:
-        """Checks names, then executes zeros once, and once more at the largest batch where that is cheap."""
+    def warm_up(self, spec: ModelSpec, samples_follow: bool = False) -> None:
+        """Checks names, then executes zeros once, and once more at the largest batch where that is cheap.
+
+        With `samples_follow`, only the former.
+        """
         assert self._session is not None, "warm_up before load"
         self._shapes = Shapes(spec)
         inputs = [*self._session.get_inputs(), *self._session.get_overridable_initializers()]
@@ -97,6 +107,8 @@ class OnnxRuntime(Backend):
         self._apart = frozenset(output for output in self._shapes.sources if ranks[spec.outputs[output].name] != 1)
         self._binding = self._session.io_binding()
         self._spec = spec
+        if samples_follow:
+            return
         started_s = time.monotonic()
         is_possible = self._execute_zeros(1)
         one_row_s = time.monotonic() - started_s
@@ -184,6 +196,9 @@ def session_options(parameters: Mapping[str, str], threads: int) -> Any:
     options.log_severity_level = 4  # every error is raised as well, and reported once
     options.intra_op_num_threads = _number(parameters, "intra_op_thread_count") or threads or len(os.sched_getaffinity(0))
     options.inter_op_num_threads = _number(parameters, "inter_op_thread_count")
+    options.graph_optimization_level = _GRAPH_LEVELS.get(
+        parameters.get(GRAPH_LEVEL, ""), ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    )
     if _number(parameters, "execution_mode"):
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
     options.enable_cpu_mem_arena = bool(_number(parameters, "enable_mem_arena", 1))
