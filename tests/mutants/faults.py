@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import agent_faults
 import cache_faults
+import configuration_faults
 import delivery_faults
 import link_faults
 import packing_faults
@@ -24,4 +25,5 @@ FAULTS: tuple[Fault, ...] = (
     *agent_faults.FAULTS,
     *cache_faults.FAULTS,
     *perf_faults.FAULTS,
+    *configuration_faults.FAULTS,
 )
