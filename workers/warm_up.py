@@ -128,6 +128,8 @@ def _placed(
         shapes = {given.name: batch + given.dims for given in sample.inputs}
 
         def input_of(name: str, request: int) -> InputSlice:
+            if name not in offsets:
+                return InputSlice(-1, 0, 0, [])  # an optional input that the sample leaves out
             at = request % len(offsets[name])
             return InputSlice(REGION, offsets[name][at], len(contents[name][at]), shapes[name])
 

@@ -134,7 +134,8 @@ class Fake(Backend):
                 signal.pause()
 
     def _record(self, work: Work | None) -> None:
-        inputs = {} if work is None else dict(zip(self._names, work.inputs, strict=True))
+        given = [] if work is None else zip(self._names, work.inputs, strict=False)  # batch inputs come after those named
+        inputs = {name: content for name, content in given if content is not None}
         line = {"rows": [] if work is None else list(work.rows_of), "inputs": {n: _listed(x) for n, x in inputs.items()}}
         with open(self._parameters["record_path"], "a") as file:
             file.write(json.dumps(line) + "\n")
