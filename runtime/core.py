@@ -81,6 +81,7 @@ class Core:
         self.regions.check_invariants()
         self.models.check_invariants()
         self.fleet.check_invariants()
+        self.delivery.check_invariants()
         self.reception.check_invariants()
         self.traces.check_invariants()
         self.agents.check_invariants()

@@ -19,10 +19,12 @@ from .fleet import Fleet
 from .models import ModelTable
 from .regions import RegionRegistry
 from .requests import InferRequest
-from .scheduling.commands import AnyCommand, Completed, Drained, Finish, Kill, Release, SendBatch
+from .scheduling.commands import AnyCommand, Completed, Deliver, Drained, Finish, Kill, Release, SendBatch, Withhold
 from .scheduling.requests import Batch as SentBatch
+from .scheduling.requests import Request
 from .sessions import Session
 from .tracing import Traces
+from .withheld import Answered, WithheldReports
 
 log = logging.getLogger("penstock.broker")
 
@@ -47,26 +49,34 @@ class Delivery:
         self._traces = traces
         self._clock = clock
         self._answers = answers
+        self._withheld = WithheldReports()
         self._handlers: dict[type, Callable[[Any], None]] = {
             SendBatch: self._send_batch,
             Finish: self._finish,
-            Release: self._release_late,
+            Deliver: self._deliver,
+            Release: lambda command: self._release_late(command.request),
             Kill: self._kill,
             Drained: self._drained,
         }
 
     def __repr__(self) -> str:
-        return f"<Delivery to {len(self._unflushed)} unflushed sessions>"
+        return f"<Delivery to {len(self._unflushed)} unflushed sessions, {self._withheld!r}>"
+
+    def check_invariants(self) -> None:
+        """What is kept is waited for."""
+        self._withheld.check_invariants()
 
     def carry_out(self, command: AnyCommand) -> None:
-        """Carries out any command but Completed, which needs the worker's report."""
+        """Carries out any command but Completed and Withhold, which need the worker's report."""
         self._handlers[type(command)](command)
 
     def batch_done(self, commands: Sequence[AnyCommand], report: BatchDone, fds: list[int], now_ns: int) -> None:
-        """Carries out what followed from a worker's report. The caller keeps `fds`."""
+        """Carries out what followed from a worker's report. The caller closes the `fds` that are left in the list."""
         for command in commands:
             if type(command) is Completed:
                 self._completed(command, report, fds, now_ns)
+            elif type(command) is Withhold:
+                self._withhold(command, report, fds, now_ns)
             else:
                 self._handlers[type(command)](command)
 
@@ -95,40 +105,54 @@ class Delivery:
     # --- to clients ------------------------------------------------------------------------------------------------------
 
     def _completed(self, command: Completed, report: BatchDone, fds: list[int], now_ns: int) -> None:
-        batch = command.batch
-        model = self._models.by_number(batch.model)
+        self._answer(command.live, self._executed(command.batch, report, fds, now_ns), now_ns)
+        for request in command.late:
+            self._release_late(request)
+
+    def _withhold(self, command: Withhold, report: BatchDone, fds: list[int], now_ns: int) -> None:
+        """The report is kept, and its descriptors taken over, until each of its requests has had its turn or is over."""
+        self._withheld.keep(command.requests, self._executed(command.batch, report, fds, now_ns), fds)
+        for request in command.late:
+            self._release_late(request)
+
+    def _deliver(self, command: Deliver) -> None:
+        self._answer(command.requests, self._withheld.find(command.batch), self._clock())
+        for request in command.requests:
+            self._withheld.drop(request)
+
+    def _executed(self, batch: SentBatch, report: BatchDone, fds: list[int], now_ns: int) -> Answered:
+        """Counts the execution; what its requests are answered with."""
+        model, instance = self._models.by_number(batch.model), self._fleet.instances[batch.instance].name
         model.record.executed(batch.rows, batch.closed.value, report, time.time_ns() // 1_000_000)
-        if report.items and len(report.items) != len(batch.requests):
-            report = _broken(report, len(batch.requests))
+        if self._traces.recorders:
+            self._traces.batch_ended(batch, model.name, model.version, instance, report, now_ns)
+        return _answered(batch, instance, report, fds, now_ns)
+
+    def _answer(self, requests: Sequence[Request], answered: Answered, now_ns: int) -> None:
+        """Each request gets its outcome and its release: the batch's failure, or what `_answer_live` says."""
+        report = answered.report
         if report.message:
-            error = (report.code or "INTERNAL", f"model '{model.name}': {report.message}", report.fault)
-            for request in command.live:
+            name = self._models.by_number(answered.batch.model).name
+            error = (report.code or "INTERNAL", f"model '{name}': {report.message}", report.fault)
+            for request in requests:
                 self._fail(request, error, now_ns)
                 self._release(request)
         else:
-            found = _results_by_number(batch.requests, report, fds) if report.items else None
-            self._answer_live(command, report, found, now_ns)
-        for request in command.late:
-            self._release_late_request(request)
-        if self._traces.recorders:
-            name = self._fleet.instances[batch.instance].name
-            self._traces.batch_ended(batch, model.name, model.version, name, report, now_ns)
+            self._answer_live(requests, answered, now_ns)
 
-    def _answer_live(
-        self, command: Completed, report: BatchDone, found: dict[int, tuple[ItemResult, int | None]] | None, now_ns: int
-    ) -> None:
+    def _answer_live(self, requests: Sequence[Request], answered: Answered, now_ns: int) -> None:
         """Each request gets its outcome: as its placement promised, or (`found`) as the worker says request by request."""
-        batch = command.batch
-        model = self._models.by_number(batch.model)
+        model = self._models.by_number(answered.batch.model)
+        report, found = answered.report, answered.found
         rows = 0
         totals_ns: list[int] = []
         queues_ns: list[int] = []
-        for request in command.live:
+        for request in requests:
             if found is None:
-                self._succeed(request, request.binding.reply, batch, report)  # type: ignore[attr-defined]
+                self._succeed(request, request.binding.reply, answered)  # type: ignore[attr-defined]
                 if model.uses_cache:
                     self._answers.keep(request, request.binding.reply, None)  # type: ignore[arg-type, attr-defined]
-            elif not self._answer_item(request, *found[request.number], batch, report, now_ns):
+            elif not self._answer_item(request, *found[request.number], answered, now_ns):
                 self._release(request)
                 continue
             arrived_ns = request.arrived_ns
@@ -136,11 +160,9 @@ class Delivery:
             totals_ns.append(now_ns - arrived_ns)
             queues_ns.append(max(0, report.started_ns - arrived_ns))
             self._release(request)
-        model.record.completed(rows, totals_ns, queues_ns, report, now_ns)
+        model.record.completed(rows, totals_ns, queues_ns, report, answered.known_ns)
 
-    def _answer_item(
-        self, request: Any, item: ItemResult, fd: int | None, batch: SentBatch, report: BatchDone, now_ns: int
-    ) -> bool:
+    def _answer_item(self, request: Any, item: ItemResult, fd: int | None, answered: Answered, now_ns: int) -> bool:
         """Outputs whose size or place was not known before, or a failure of this request alone; then False."""
         if item.code:
             self._fail(request, (item.code, item.message, item.fault), now_ns)
@@ -158,7 +180,7 @@ class Delivery:
             parts = [os.pread(fd, output.byte_size, output.offset) for output in outputs if not output.region]
         encoded = Raw(encode(outputs))
         try:
-            self._succeed(request, encoded, batch, report, brought, parts)
+            self._succeed(request, encoded, answered, brought, parts)
         except PenstockError as error:  # no descriptor is left to hand the outputs over with
             self._fail(request, (error.code.value, error.message, error.fault), now_ns)
             return False
@@ -167,25 +189,19 @@ class Delivery:
         return True
 
     def _succeed(
-        self, request: Any, outputs: Raw, batch: SentBatch, report: BatchDone, brought: Sequence[int] = (),
-        parts: Sequence[bytes] = (),
-    ) -> None:  # fmt: skip
+        self, request: Any, outputs: Raw, answered: Answered, brought: Sequence[int] = (), parts: Sequence[bytes] = ()
+    ) -> None:
         client = request.client
         if client.ended:
             return
-        explain = self._explanation(request, batch, report) if request.explain else None
+        explain = _explanation(request, answered) if request.explain else None
         version = request.binding.model.version
         client.link.put(Result(request.client_id, outputs, version, explain, len(brought), len(parts)), brought, parts)
         self._unflushed.add(client)
 
-    def _explanation(self, request: InferRequest, batch: SentBatch, report: BatchDone) -> Explanation:
-        return Explanation(
-            self._fleet.instances[batch.instance].name, batch.rows, len(batch.requests), batch.closed.value,
-            max(0, report.started_ns - request.arrived_ns), report.input_ns, report.infer_ns, report.output_ns, report.copies,
-        )  # fmt: skip
-
     def _finish(self, command: Finish) -> None:
         request: Any = command.request
+        self._withheld.drop(request)
         message = f"model '{request.binding.model.name}': {command.message}"
         code, record = command.code.value, request.binding.model.record
         if command.accepted:
@@ -214,10 +230,7 @@ class Delivery:
 
     # --- release ---------------------------------------------------------------------------------------------------------
 
-    def _release_late(self, command: Release) -> None:
-        self._release_late_request(command.request)
-
-    def _release_late_request(self, request: Any) -> None:
+    def _release_late(self, request: Any) -> None:
         self._release(request)
         if not request.client.ended:
             request.client.link.put(Released(request.client_id))
@@ -228,6 +241,22 @@ class Delivery:
         told = self._regions.release(request.binding.regions)
         if told:
             self._fleet.unflushed.update(told)
+
+
+def _explanation(request: InferRequest, answered: Answered) -> Explanation:
+    batch, report = answered.batch, answered.report
+    return Explanation(
+        answered.instance, batch.rows, len(batch.requests), batch.closed.value, max(0, report.started_ns - request.arrived_ns),
+        report.input_ns, report.infer_ns, report.output_ns, report.copies,
+    )  # fmt: skip
+
+
+def _answered(batch: SentBatch, instance: str, report: BatchDone, fds: list[int], known_ns: int) -> Answered:
+    """What a worker said of a batch, if it fits."""
+    if report.items and len(report.items) != len(batch.requests):
+        report = _broken(report, len(batch.requests))
+    found = _results_by_number(batch.requests, report, fds) if report.items else None
+    return Answered(batch, report, instance, known_ns, found)
 
 
 def _broken(report: BatchDone, requests: int) -> BatchDone:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything the scheduler can ask the broker to do. The state change behind a command has already happened when it is given.
 
-Of every request: exactly one outcome (Finish, or its place in Completed.live) and exactly one release (Finish with
-`released`, Release, or its place in Completed.live or Completed.late), never the release before the outcome.
+Of every request: exactly one outcome (Finish, Deliver, or its place in Completed.live) and exactly one release (Finish with
+`released`, Deliver, Release, or its place in Completed.live, Completed.late or Withhold.late), never the release before the
+outcome.
 """
 
 from __future__ import annotations
@@ -51,6 +52,24 @@ class Completed(Command, frozen=True):
     late: list[Request]
 
 
+class Withhold(Command, frozen=True):
+    """A batch ended, of a model that preserves order. `requests` wait for their Deliver (or Finish); `late` are released now.
+
+    What the worker said of the batch is to be kept for as long as one of them waits.
+    """
+
+    batch: Batch
+    requests: list[Request]
+    late: list[Request]
+
+
+class Deliver(Command, frozen=True):
+    """The turn of these requests, which were withheld with the batch of that number, has come: outcome and release."""
+
+    batch: int
+    requests: list[Request]
+
+
 class Kill(Command, frozen=True):
     """The instance's batch ran past the watchdog's limit: end the worker; InstanceGone is to follow."""
 
@@ -64,4 +83,4 @@ class Drained(Command, frozen=True):
     model: int
 
 
-AnyCommand = SendBatch | Finish | Release | Completed | Kill | Drained
+AnyCommand = SendBatch | Finish | Release | Completed | Withhold | Deliver | Kill | Drained

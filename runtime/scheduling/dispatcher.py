@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .batcher import NEVER_NS
 from .commands import AnyCommand, Drained, Kill, SendBatch
 from .instances import Instance
+from .ledger import Ledger
+from .limits import ResourceLimit
 from .models import DRAINING, Model
 from .requests import SENT, Batch, become
+from .resources import Resources
 from .timers import Timers
 from .watchdogs import Watchdogs, overrun
 
@@ -15,9 +20,10 @@ from .watchdogs import Watchdogs, overrun
 class Dispatcher:
     """After whatever changed a model, `settle` it (or, where nothing was taken from it, `dispatch`)."""
 
-    __slots__ = ("_batch_number", "instances", "looks", "models", "watchdogs")
+    __slots__ = ("_batch_number", "_ledger", "instances", "looks", "models", "resources", "watchdogs")
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Ledger, limits: Sequence[ResourceLimit]) -> None:
+        self._ledger = ledger
         #: model number -> model, from ModelAdded until Drained.
         self.models: dict[int, Model] = {}
         #: instance number -> instance, from InstanceReady until InstanceGone or until its model is forgotten.
@@ -25,11 +31,14 @@ class Dispatcher:
         #: model number -> when the batch it holds back must be looked at again (its look_ns).
         self.looks = Timers()
         self.watchdogs = Watchdogs()
+        #: What the instances of rate limited models hold and wait for.
+        self.resources = Resources(limits)
         #: Number of the last batch.
         self._batch_number = 0
 
     def dispatch(self, model: Model, now_ns: int, out: list[AnyCommand]) -> None:
         """Sends what may be sent and sets the timer for what is held back."""
+        recalled = model.resources.recall(model.instances) if model.resources is not None else ()
         while (assignment := model.assign(now_ns)) is not None:
             instance, requests, rows, closed = assignment
             self._batch_number = number = self._batch_number + 1
@@ -42,13 +51,18 @@ class Dispatcher:
             out.append(SendBatch(batch))
         if model.look_ns != model.timer_ns:
             self._set_timer(model)
+        if model.resources is not None:
+            model.resources.settle(model.instances, recalled)
 
     def settle(self, model: Model, now_ns: int, out: list[AnyCommand]) -> None:
-        """Dispatches, and forgets a removed model of which nothing is left."""
+        """Delivers whose turn has come, dispatches, and forgets a removed model of which nothing is left."""
+        if model.ordering is not None:
+            model.ordering.deliver(self._ledger, out)
         self.dispatch(model, now_ns, out)
         if model.state is DRAINING and not model.queued and model.instances.all_idle():
             for instance in model.instances:
                 del self.instances[instance.number]
+                self.resources.remove(instance)
                 self.watchdogs.timers.cancel(instance.number)
             del self.models[model.number]
             out.append(Drained(model.number))
@@ -56,9 +70,20 @@ class Dispatcher:
     def batch_ended(self, instance: Instance, model: Model, now_ns: int) -> Batch:
         """Takes the first batch off the instance."""
         batch = model.instances.ended(instance, now_ns)
+        if model.resources is not None:
+            model.resources.ended(instance)
         if instance.batches:
             self.watchdogs.watch(instance, model.policy.max_execution_ns)
         return batch
+
+    def wake(self, now_ns: int, out: list[AnyCommand]) -> None:
+        """Resources were freed: those that wait for some are asked again, in their order."""
+        resources = self.resources
+        while resources.freed:
+            resources.freed = False
+            for claim in resources.in_turn():
+                if claim.waits and resources.may_start(claim):
+                    self.settle(self.models[claim.model], now_ns, out)
 
     def look(self, now_ns: int) -> list[Model]:
         """The models whose held batch is due to be looked at."""
@@ -97,6 +122,8 @@ class Dispatcher:
             assert model.look_ns == model.timer_ns and held == (number in self.looks), model
         for instance in self.instances.values():
             self._check_instance(instance)
+        limited = {number: i for number, i in self.instances.items() if self.models[i.model].policy.rate_limited}
+        self.resources.check_invariants(limited, {number for model in self.models.values() for number in model.instances.aside})
 
     def _check_instance(self, instance: Instance) -> None:
         policy = self.models[instance.model].policy

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from .limits import Needs
 from .policy import Policy
 from .requests import Request
 
@@ -34,10 +35,11 @@ class ModelDown(Event, frozen=True):
 
 
 class InstanceReady(Event, frozen=True):
-    """An instance of the model takes batches from now on."""
+    """An instance of the model takes batches from now on. `needs`: what it holds meanwhile, if the model is rate limited."""
 
     instance: int
     model: int
+    needs: Needs = Needs()
 
 
 class InstanceGone(Event, frozen=True):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct, field
 
@@ -34,14 +34,16 @@ class Instances:
     `executions` None: nothing is learnt, for a model whose batches never wait for anything but room.
     """
 
-    __slots__ = ("_all", "_by_load", "_credits", "_executions", "_near_ends", "_open", "open")
+    __slots__ = ("_all", "_by_load", "_credits", "_executions", "_near_ends", "_open", "aside", "open")
 
     def __init__(self, batches_each: int, executions: Executions | None) -> None:
         self._credits = batches_each
         self._executions = executions
         #: every instance by number.
         self._all: dict[int, Instance] = {}
-        #: [n]: the instances with n batches that were not killed, the longest in that state first (so equals take turns).
+        #: Idle instances that wait for resources (resources.py), by number.
+        self.aside: dict[int, Instance] = {}
+        #: [n]: the others with n batches that were not killed, the longest in that state first (so equals take turns).
         self._by_load: tuple[OrderedDict[int, Instance], ...] = tuple(OrderedDict() for _ in range(batches_each + 1))
         #: The part of _by_load that may take another batch.
         self._open = self._by_load[:batches_each]
@@ -60,6 +62,25 @@ class Instances:
         """Whether no batch is at any of them."""
         return not any(instance.batches for instance in self._all.values())
 
+    def find(self, number: int) -> Instance:
+        """The instance of that number."""
+        return self._all[number]
+
+    def idle(self) -> Iterable[Instance]:
+        """Those that have no batch and may take one."""
+        return self._by_load[0].values()
+
+    def set_aside(self, instance: Instance) -> None:
+        """The idle instance may not take a batch until it is taken up."""
+        self._leave(instance)
+        self.aside[instance.number] = instance
+
+    def take_up(self) -> None:
+        """Those that were set aside may take a batch again."""
+        self._by_load[0].update(self.aside)
+        self.open += len(self.aside)
+        self.aside.clear()
+
     def add(self, instance: Instance) -> None:
         """A new, idle instance."""
         self._all[instance.number] = instance
@@ -69,7 +90,7 @@ class Instances:
     def remove(self, instance: Instance) -> None:
         """The instance is gone."""
         del self._all[instance.number]
-        if not instance.killed:
+        if not (self.aside.pop(instance.number, None) or instance.killed):
             self._leave(instance)
 
     def give_up(self, instance: Instance) -> None:
@@ -139,12 +160,13 @@ class Instances:
             assert instance.number == number, self
             assert len(instance.batches) <= self._credits, self
             loads = [load for load, instances in enumerate(self._by_load) if number in instances]
-            assert loads == ([] if instance.killed else [len(instance.batches)]), (instance, loads)
+            assert loads == ([] if instance.killed or number in self.aside else [len(instance.batches)]), (instance, loads)
             if number in self._near_ends:
                 assert len(instance.batches) == 1 < self._credits and not instance.killed, instance
             numbers = [batch.number for batch in instance.batches]
             assert numbers == sorted(numbers), instance
-        assert sum(map(len, self._by_load)) == sum(not i.killed for i in self._all.values()), self
+        assert sum(map(len, self._by_load)) == sum(not i.killed for i in self._all.values()) - len(self.aside), self
+        assert all(self._all[n] is i and not (i.batches or i.killed) for n, i in self.aside.items()), self
         assert self.open == sum(map(len, self._open)), self
         self._near_ends.check_invariants()
         if self._executions is not None:

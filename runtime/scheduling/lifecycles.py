@@ -31,6 +31,8 @@ class Lifecycles:
             raise IllegalTransitionError(f"{instances[event.instance]!r} is ready a second time")
         instance = instances[event.instance] = Instance(event.instance, event.model)
         model.instances.add(instance)
+        if model.resources is not None:
+            model.resources.add(instance, event.needs)
         if model.state is DOWN:
             model.state, model.message = SERVING, ""
         self._dispatcher.settle(model, now_ns, out)
@@ -46,6 +48,7 @@ class Lifecycles:
             return
         model = self._dispatcher.models[instance.model]
         model.instances.remove(instance)
+        self._dispatcher.resources.remove(instance)
         self._dispatcher.watchdogs.timers.cancel(instance.number)
         staged = instance.batches
         if staged:
@@ -60,7 +63,7 @@ class Lifecycles:
         models = self._dispatcher.models
         if event.model in models:
             raise IllegalTransitionError(f"{models[event.model]!r} is added a second time")
-        models[event.model] = Model(event.model, event.policy)
+        models[event.model] = Model(event.model, event.policy, self._dispatcher.resources)
 
     def model_removed(self, event: ModelRemoved, now_ns: int, out: list[AnyCommand]) -> None:
         """No request may come; those that are here are served while there is an instance."""

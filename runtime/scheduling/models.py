@@ -16,9 +16,11 @@ from typing import NamedTuple
 from .batcher import NEVER_NS, Walk, check_walk, decide, join, overdue, sizes_of, walk_over
 from .executions import Executions
 from .instances import Instance, Instances
+from .ordering import Ordering
 from .policy import Policy
 from .queues import Lines
 from .requests import QUEUED, Closed, Request
+from .resources import Resources
 
 
 class ModelState(Enum):
@@ -46,7 +48,7 @@ class Model:
     """See the module.
 
     `look_ns`: when what is held must be looked at again (NEVER_NS: an event will say); `timer_ns`: what the scheduler's timer
-    for it is set to.
+    for it is set to. `ordering` and `resources`: None where the policy asks for neither.
     """
 
     __slots__ = (
@@ -59,12 +61,14 @@ class Model:
         "look_ns",
         "message",
         "number",
+        "ordering",
         "policy",
+        "resources",
         "state",
         "timer_ns",
     )
 
-    def __init__(self, number: int, policy: Policy) -> None:
+    def __init__(self, number: int, policy: Policy, resources: Resources) -> None:
         self.number = number
         self.policy = policy
         self.state = SERVING
@@ -75,6 +79,8 @@ class Model:
         self._sizes = sizes_of(policy)
         self._executions = Executions()
         self.instances = Instances(policy.credits, self._executions if policy.batches else None)
+        self.ordering = Ordering() if policy.preserve_ordering else None
+        self.resources = resources if policy.rate_limited else None
         self._lines = Lines(policy.max_queued_per_principal)
         #: The batch being formed; empty where the model does not batch. Its requests have left the lines, but are QUEUED.
         self._walk = Walk()
@@ -99,13 +105,17 @@ class Model:
         return bool(walk.marked) or len(walk.requests) == 1 or now_ns >= self.look_ns or request.deadline_ns is not None
 
     def assign(self, now_ns: int) -> Assignment | None:
-        """The next batch to send, taken out of the queue; None: nothing may be sent now, `look_ns` says until when."""
+        """The next batch to send, taken out of the queue; None: nothing may be sent now, `look_ns` says until when.
+
+        The instance of a rate limited model holds its resources from here on.
+        """
         self.look_ns = NEVER_NS
         walk = self._walk
         if not (self._lines.waiting or walk.requests) or (instance := self.instances.choose()) is None:
             return None
         if not self._batches:
-            return self._assign_single(instance)
+            granted = instance if self.resources is None else self.resources.grant(self.instances)
+            return None if granted is None else self._assign_single(granted)
         self._fill(now_ns)
         start_by_ns = NEVER_NS
         if walk.deadline_ns != NEVER_NS:
@@ -120,7 +130,11 @@ class Model:
         if decision.closed is None or free_ns > now_ns:
             self.look_ns = max(free_ns, decision.until_ns)
             return None
-        return self._cut(instance, decision.count, decision.closed)
+        granted = instance if self.resources is None else self.resources.grant(self.instances)
+        if granted is None:
+            self.put_back([])  # to be formed anew when its turn has come, of all who wait then
+            return None
+        return self._cut(granted, decision.count, decision.closed)
 
     def withdraw(self, request: Request) -> None:
         """Takes out one request that was QUEUED and has just ENDED."""
@@ -185,6 +199,9 @@ class Model:
         assert self.look_ns == NEVER_NS or walk.requests, self
         self._lines.check_invariants(walk.requests)
         self.instances.check_invariants()
+        assert not self.instances.aside or (self.resources is not None and self.queued and not self.instances.open), self
+        if self.ordering is not None:
+            self.ordering.check_invariants(self.number)
 
     def __repr__(self) -> str:
         return (

@@ -7,7 +7,7 @@ from ...ipc.errors import Code
 from .commands import AnyCommand, Finish, Release
 from .ledger import Ledger
 from .models import Model
-from .requests import FINISHED_EARLY, QUEUED, SENT, Request
+from .requests import FINISHED_EARLY, QUEUED, SENT, WITHHELD, Request
 
 
 class Outcomes:
@@ -33,6 +33,8 @@ class Outcomes:
         elif request.state is SENT:
             self._ledger.finish_early(request)
             out.append(Finish(request, code, message, fault, False))
+        elif request.state is WITHHELD:
+            self.refuse(request, code, message, fault, out)
 
     def fail_queued(self, model: Model, out: list[AnyCommand]) -> None:
         """Everything that is queued for a model that will not serve it."""

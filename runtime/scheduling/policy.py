@@ -21,12 +21,16 @@ class Policy(Struct, frozen=True):
     max_execution_ns: int = 0  # 0: no watchdog
     max_queued_per_principal: int = 8192
     credits: int = 2  # how many batches may be at one instance
+    rate_limited: bool = False  # its instances need resources (resources.py)
+    preserve_ordering: bool = False  # replies leave in the order of arrival (ordering.py)
 
     def __post_init__(self) -> None:
         if min(self.max_batch_size, self.max_queue_delay_ns, self.max_execution_ns) < 0:
             raise invalid(f"batch size, delay and execution limit must not be negative, given {self}")
         if self.credits < 1 or self.max_queued_per_principal < 1:
             raise invalid(f"credits and max_queued_per_principal must be at least 1, given {self}")
+        if self.rate_limited and self.credits != 1:
+            raise invalid(f"an instance that needs resources is sent one batch at a time, given {self}")
         if self.batches and not all(1 <= size <= self.max_batch_size for size in self.preferred_batch_sizes):
             raise invalid(
                 f"dynamic batching preferred size must be between 1 and max batch size {self.max_batch_size}, "

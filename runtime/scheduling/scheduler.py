@@ -10,11 +10,11 @@ instance that is gone) are ignored: they are races that the broker cannot avoid.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...ipc.errors import Code
-from .commands import AnyCommand, Completed
+from .commands import AnyCommand, Completed, Withhold
 from .dispatcher import Dispatcher
 from .events import (
     AnyEvent,
@@ -32,10 +32,19 @@ from .events import (
 )
 from .ledger import Ledger
 from .lifecycles import Lifecycles
+from .limits import ResourceLimit
 from .models import SERVING, Model
+from .ordering import withhold
 from .outcomes import Outcomes
-from .requests import FINISHED_EARLY, QUEUED, SENT, IllegalTransitionError, Request
+from .requests import FINISHED_EARLY, QUEUED, SENT, WITHHELD, IllegalTransitionError, Request
 from .watchdogs import NS_PER_MS
+
+_WHERE_LATE = {
+    QUEUED: ("in the queue", "broker"),
+    SENT: ("at the model", "model"),
+    WITHHELD: ("behind the replies before it", "model"),
+}
+"""Where a request was when its deadline passed, and whose fault that is."""
 
 
 class Scheduler:
@@ -43,10 +52,10 @@ class Scheduler:
 
     __slots__ = ("_dispatcher", "_handlers", "_ledger", "_outcomes")
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Sequence[ResourceLimit] = ()) -> None:
         self._ledger = Ledger()
         self._outcomes = Outcomes(self._ledger)
-        self._dispatcher = Dispatcher()
+        self._dispatcher = Dispatcher(self._ledger, limits)
         lifecycles = Lifecycles(self._dispatcher, self._outcomes)
         self._handlers: dict[type, Callable[[Any, int, list[AnyCommand]], None]] = {
             Arrived: self._arrived,
@@ -66,6 +75,8 @@ class Scheduler:
         """What is to be done about the event, in order. `now_ns` never goes back."""
         out: list[AnyCommand] = []
         self._handlers[type(event)](event, now_ns, out)
+        if self._dispatcher.resources.freed:
+            self._dispatcher.wake(now_ns, out)
         return out
 
     def next_deadline(self) -> int | None:
@@ -82,6 +93,10 @@ class Scheduler:
         """How many requests of the model are queued."""
         known = self._dispatcher.models.get(model)
         return 0 if known is None else known.queued
+
+    def resources(self) -> list[dict[str, Any]]:
+        """The resources of the rate limiter, how much of them is in use, and how many instances wait."""
+        return self._dispatcher.resources.describe()
 
     def _arrived(self, event: Arrived, now_ns: int, out: list[AnyCommand]) -> None:
         model = self._admit(event.request, now_ns, out)
@@ -115,6 +130,8 @@ class Scheduler:
         if accepted is None:
             message = f"{policy.max_queued_per_principal} requests of {request.principal!r} are queued, which is the limit"
             self._outcomes.refuse(request, Code.OVERLOADED, message, "broker", out, accepted=False)
+        elif model.ordering is not None:
+            model.ordering.enter(request)
         return model if accepted else None
 
     def _batch_ended(self, event: BatchEnded, now_ns: int, out: list[AnyCommand]) -> None:
@@ -131,8 +148,13 @@ class Scheduler:
         late = [request for request in live if request.state is FINISHED_EARLY]
         if late:
             live = [request for request in live if request.state is SENT]
-        self._ledger.end(batch.requests)
-        out.append(Completed(batch, live, late))
+        if model.ordering is None:
+            self._ledger.end(batch.requests)
+            out.append(Completed(batch, live, late))
+        else:
+            self._ledger.end(late)
+            withhold(live)
+            out.append(Withhold(batch, live, late))
         self._dispatcher.settle(model, now_ns, out)
 
     def _cancelled(self, event: Cancelled, now_ns: int, out: list[AnyCommand]) -> None:
@@ -156,7 +178,7 @@ class Scheduler:
             request = self._ledger.find(number)
             assert request is not None, number
             model = touched[request.model] = self._dispatcher.models[request.model]
-            where, fault = ("in the queue", "broker") if request.state is QUEUED else ("at the model", "model")
+            where, fault = _WHERE_LATE[request.state]
             message = f"the deadline passed {where}, {(now_ns - request.arrived_ns) / NS_PER_MS:.1f} ms after arrival"
             self._outcomes.finish(request, model, Code.DEADLINE_EXCEEDED, message, fault, out)
         self._dispatcher.kill_overrun(now_ns, out)
@@ -172,6 +194,10 @@ class Scheduler:
         batches = [batch for instance in self._dispatcher.instances.values() for batch in instance.batches]
         at_workers = [request.number for batch in batches for request in batch.requests]
         assert sorted(at_workers) == sorted(self._ledger.in_state(SENT) | self._ledger.in_state(FINISHED_EARLY)), self
+        orderings = [model.ordering for model in self._dispatcher.models.values() if model.ordering is not None]
+        withheld = [number for ordering in orderings for number in ordering.withheld()]
+        assert sorted(withheld) == sorted(self._ledger.in_state(WITHHELD)), self
+        assert not self._dispatcher.resources.freed, self
         queued = sum(model.queued for model in self._dispatcher.models.values())
         assert queued == len(self._ledger.in_state(QUEUED)), self
 

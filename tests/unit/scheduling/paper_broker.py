@@ -7,8 +7,28 @@ from collections import deque
 from collections.abc import Hashable
 
 from penstock.ipc.errors import Code
-from penstock.runtime.scheduling.commands import AnyCommand, Completed, Drained, Finish, Kill, Release, SendBatch
-from penstock.runtime.scheduling.events import AnyEvent, Arrived, BatchEnded, InstanceGone, InstanceReady, ModelAdded, Tick
+from penstock.runtime.scheduling.commands import (
+    AnyCommand,
+    Completed,
+    Deliver,
+    Drained,
+    Finish,
+    Kill,
+    Release,
+    SendBatch,
+    Withhold,
+)
+from penstock.runtime.scheduling.events import (
+    AnyEvent,
+    Arrived,
+    ArrivedTogether,
+    BatchEnded,
+    InstanceGone,
+    InstanceReady,
+    ModelAdded,
+    Tick,
+)
+from penstock.runtime.scheduling.limits import EACH, GLOBAL, Needs, Pool, ResourceLimit
 from penstock.runtime.scheduling.policy import Policy
 from penstock.runtime.scheduling.requests import Batch, Request
 from penstock.runtime.scheduling.scheduler import Scheduler
@@ -20,8 +40,15 @@ MS = 1_000_000
 class Broker:
     """Feeds a scheduler, carries out its commands on paper, and checks after every step what must hold of them."""
 
-    def __init__(self) -> None:
-        self.scheduler = Scheduler()
+    def __init__(self, *limits: ResourceLimit) -> None:
+        self.scheduler = Scheduler(limits)
+        self.limits = limits
+        self.needs: dict[int, Needs] = {}  # instance -> what it needs
+        self.order: dict[
+            int, list[int]
+        ] = {}  # model that preserves order -> accepted requests without an outcome, as they came
+        self.answered: list[int] = []  # requests that were answered by a worker, in the order of their outcomes
+        self.withheld: dict[int, set[int]] = {}  # batch -> requests that wait for their turn
         self.now_ns = 1_000_000
         self.requests: dict[int, Request] = {}
         self.policies: dict[int, Policy] = {}
@@ -35,6 +62,10 @@ class Broker:
 
     def tell(self, event: AnyEvent) -> list[AnyCommand]:
         commands = self.scheduler.handle(event, self.now_ns)
+        if isinstance(event, (Arrived, ArrivedTogether)):
+            for request in [event.request] if isinstance(event, Arrived) else event.requests:
+                if self.preserves_order(request):
+                    self.order.setdefault(request.model, []).append(request.number)
         for command in commands:
             self._carry_out(command)
         self.scheduler.check_invariants()
@@ -46,9 +77,10 @@ class Broker:
         for instance in instances:
             self.add_instance(instance, model)
 
-    def add_instance(self, instance: int, model: int) -> None:
+    def add_instance(self, instance: int, model: int, needs: Needs | None = None) -> None:
         self.workers[instance] = deque()
-        self.tell(InstanceReady(instance, model))
+        self.needs[instance] = needs or Needs()
+        self.tell(InstanceReady(instance, model, self.needs[instance]))
 
     def request(
         self,
@@ -106,14 +138,19 @@ class Broker:
     def _carry_out(self, command: AnyCommand) -> None:
         if isinstance(command, SendBatch):
             self._send(command.batch)
-        elif isinstance(command, Completed):
-            assert [r.number for r in command.batch.requests] == sorted(
-                (r.number for r in [*command.live, *command.late]), key=[r.number for r in command.batch.requests].index
-            )
-            for request in command.live:
-                self._outcome(request, "ok")
-            for request in [*command.live, *command.late]:
-                self._release(request)
+        elif isinstance(command, Kill):
+            assert command.instance not in self.killed
+            self.killed.append(command.instance)
+        elif isinstance(command, Drained):
+            assert not any(batch.model == command.model for batches in self.workers.values() for batch in batches)
+            self.drained.append(command.model)
+        else:
+            self._end(command)
+
+    def _end(self, command: Completed | Withhold | Deliver | Finish | Release) -> None:
+        """What a command says of the two ends of requests."""
+        if isinstance(command, Release):
+            self._release(command.request)
         elif isinstance(command, Finish):
             assert isinstance(command.code, Code)
             assert command.message
@@ -121,14 +158,27 @@ class Broker:
             self.messages[command.request.number] = command.message
             if command.released:
                 self._release(command.request)
-        elif isinstance(command, Release):
-            self._release(command.request)
-        elif isinstance(command, Kill):
-            assert command.instance not in self.killed
-            self.killed.append(command.instance)
-        elif isinstance(command, Drained):
-            assert not any(batch.model == command.model for batches in self.workers.values() for batch in batches)
-            self.drained.append(command.model)
+        elif isinstance(command, Deliver):
+            for request in command.requests:
+                assert request.number in self.withheld[command.batch], "a reply comes with the batch it was executed in"
+                assert self.order[request.model][0] == request.number, "replies leave in the order of arrival"
+                self._outcome(request, "ok")
+                self._release(request)
+        else:
+            self._batch_ended(command)
+
+    def _batch_ended(self, command: Completed | Withhold) -> None:
+        requests = command.batch.requests
+        kept = command.requests if isinstance(command, Withhold) else []
+        live = command.live if isinstance(command, Completed) else []
+        assert [r.number for r in requests] == sorted(
+            (r.number for r in [*kept, *live, *command.late]), key=[r.number for r in requests].index
+        )
+        self.withheld[command.batch.number] = {request.number for request in kept}
+        for request in live:
+            self._outcome(request, "ok")
+        for request in [*live, *command.late]:
+            self._release(request)
 
     def _send(self, batch: Batch) -> None:
         policy = self.policies[batch.model]
@@ -144,10 +194,32 @@ class Broker:
             assert request.model == batch.model
         self.workers[batch.instance].append(batch)
         self.batches.append(batch)
+        for pool, _ in self.needs[batch.instance].amounts:
+            assert self.used(pool) <= self.limit(pool), f"{batch!r} was sent without its {pool}"
+
+    def used(self, pool: Pool) -> int:
+        """What the executing instances need of it together."""
+        return sum(dict(self.needs[instance].amounts).get(pool, 0) for instance, batches in self.workers.items() if batches)
+
+    def limit(self, pool: Pool) -> int:
+        """What is given, else the most that any one instance needs."""
+        given = [limit for limit in self.limits if limit.name == pool.name]
+        if not given:
+            return max(dict(self.needs[instance].amounts).get(pool, 0) for instance in self.workers)
+        return max((limit.count for limit in given if pool.device == GLOBAL or limit.device in (EACH, pool.device)), default=0)
+
+    def preserves_order(self, request: Request) -> bool:
+        return request.model in self.policies and self.policies[request.model].preserve_ordering
 
     def _outcome(self, request: Request, outcome: str) -> None:
         assert request.number not in self.outcomes, f"{request!r} has a second outcome"
         self.outcomes[request.number] = outcome
+        if outcome == "ok":
+            self.answered.append(request.number)
+        if self.preserves_order(request):
+            self.order[request.model].remove(request.number)
+        if request.batch in self.withheld:
+            self.withheld[request.batch].discard(request.number)
 
     def _release(self, request: Request) -> None:
         assert request.number in self.outcomes, f"{request!r} is released before its outcome"

@@ -4,6 +4,10 @@
 `paper_broker.Broker` checks after every event: invariants, one outcome, one release (never before the outcome, never while a
 worker has the request), batch sizes, shapes and credits, nothing executed after its end. This adds random stories, the order
 within a principal, and the end: when every worker has answered and every instance that is missing has come, nothing is left.
+
+Models may preserve order: then `Broker` checks that replies leave as the requests came, and this that none is withheld without a
+request before it. Models may be rate limited: then `Broker` checks that resources suffice for what is sent, and this that nobody
+waits for what is there.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from penstock.runtime.scheduling.events import (
     SessionEnded,
     Tick,
 )
+from penstock.runtime.scheduling.limits import GLOBAL, Needs, Pool, ResourceLimit
 from penstock.runtime.scheduling.policy import Policy
 from penstock.runtime.scheduling.requests import Request, RequestState
 
@@ -44,7 +49,24 @@ POLICIES = st.builds(
     max_execution_ns=st.sampled_from([0, 20 * MS]),
     max_queued_per_principal=st.sampled_from([4, 8192]),
     credits=st.integers(1, 3),
+    preserve_ordering=st.booleans(),
 )
+LIMITED = st.builds(
+    Policy,
+    max_batch_size=st.just(6),
+    dynamic=st.booleans(),
+    preferred_batch_sizes=st.sampled_from([(), (2, 5)]),
+    max_queue_delay_ns=st.sampled_from([0, 300 * US]),
+    max_execution_ns=st.sampled_from([0, 20 * MS]),
+    credits=st.just(1),
+    rate_limited=st.just(True),
+    preserve_ordering=st.booleans(),
+)
+ANY_POLICY = st.one_of(POLICIES, LIMITED, LIMITED)
+POOLS = (Pool("memory", 0), Pool("licence", GLOBAL))
+AMOUNTS = st.dictionaries(st.sampled_from(POOLS), st.integers(1, 4), max_size=2)
+NEEDS = st.builds(lambda amounts, priority: Needs(tuple(amounts.items()), priority), AMOUNTS, st.integers(1, 3))
+LIMITS = st.sampled_from([(), (ResourceLimit("memory", 5),), (ResourceLimit("licence", 4, 7), ResourceLimit("memory", 4, 0))])
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -75,11 +97,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             older = line[: [request.number for request in line].index(mine[-1])]
             assert all(request.state is not RequestState.QUEUED for request in older)
 
-    @initialize(first=POLICIES, second=st.one_of(POLICIES, st.just(Policy(0))))
-    def load_two_models(self, first: Policy, second: Policy) -> None:
+    @initialize(first=ANY_POLICY, second=st.one_of(ANY_POLICY, st.just(Policy(0))), needs=NEEDS, limits=LIMITS)
+    def load_two_models(self, first: Policy, second: Policy, needs: Needs, limits: tuple[ResourceLimit, ...]) -> None:
+        self.broker = Broker(*limits)
         for policy in (first, second):
             self._load(policy)
-            self.start_instance(len(self.models) - 1)
+            self.start_instance(len(self.models) - 1, needs)
 
     def _load(self, policy: Policy) -> None:
         model = len(self.broker.policies) + 1
@@ -128,7 +151,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     def _answer(self, instance: int) -> None:
         batch = self.broker.workers[instance].popleft()
         self.tell(BatchEnded(instance, batch.number))
-        assert {request.number for request in batch.requests} <= self.broker.released
+        withheld = self.broker.withheld.get(batch.number, set())
+        assert {request.number for request in batch.requests} - withheld <= self.broker.released
+        assert withheld.isdisjoint(self.broker.outcomes)
 
     @rule(duration_ns=DURATIONS_NS)
     def advance(self, duration_ns: int) -> None:
@@ -150,14 +175,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.tell(SessionEnded(session))
         assert all(n in self.broker.outcomes for n, request in self.broker.requests.items() if request.session == session)
 
-    @rule(slot=st.integers(0, 1))
-    def start_instance(self, slot: int) -> None:
+    @rule(slot=st.integers(0, 1), needs=NEEDS)
+    def start_instance(self, slot: int, needs: Needs) -> None:
         model = self.models[slot]
         if sum(other == model for other in self.model_of.values()) < 3:
             self.next_instance += 1
             self.model_of[self.next_instance] = model
             self.broker.workers[self.next_instance] = deque()
-            self.tell(InstanceReady(self.next_instance, model))
+            self.broker.needs[self.next_instance] = needs if self.broker.policies[model].rate_limited else Needs()
+            self.tell(InstanceReady(self.next_instance, model, self.broker.needs[self.next_instance]))
 
     @precondition(lambda self: bool(self.model_of))
     @rule(which=st.integers(0, 5))
@@ -185,13 +211,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.tell(ModelDown(self.models[slot], "5 crashes in 60 s"))
         assert self.broker.scheduler.queued(self.models[slot]) == 0
 
-    @rule(slot=st.integers(0, 1), policy=POLICIES)
-    def reload(self, slot: int, policy: Policy) -> None:
+    @rule(slot=st.integers(0, 1), policy=ANY_POLICY, needs=NEEDS)
+    def reload(self, slot: int, policy: Policy, needs: Needs) -> None:
         """The old version drains while the new one, a model of its own, takes its place."""
         self.tell(ModelRemoved(self.models[slot]))
         self._load(policy)
         self.models[slot] = self.models.pop()
-        self.start_instance(slot)
+        self.start_instance(slot, needs)
 
     @invariant()
     def no_room_is_left_unused(self) -> None:
@@ -199,9 +225,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         for model in self.models:
             idle = [i for i, of in self.model_of.items() if of == model and not self.broker.workers[i]]
             idle = [i for i in idle if i not in self.broker.killed]
+            if all(self.broker.needs[instance].amounts for instance in idle) and any(map(self.broker.used, POOLS)):
+                continue  # it may lack something, or somebody who lacks something is before it
             if idle and self.broker.scheduler.queued(model):
                 assert self.broker.policies[model].max_queue_delay_ns > 0
                 assert self.broker.scheduler.next_deadline() is not None
+
+    @invariant()
+    def nothing_is_withheld_without_a_request_before_it(self) -> None:
+        for model, numbers in self.broker.order.items():
+            waiting = {number for numbers in self.broker.withheld.values() for number in numbers}
+            assert not numbers or numbers[0] not in waiting, f"model {model} withholds its first reply"
 
     def teardown(self) -> None:
         for model in self.models:
@@ -216,6 +250,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert set(self.broker.outcomes) == set(self.broker.requests) == self.broker.released
         assert sorted(self.broker.drained) == sorted(self.broker.policies)
         assert self.broker.scheduler.next_deadline() is None
+        assert self.broker.scheduler.resources() == []
+        assert not any(self.broker.order.values()) and not any(self.broker.withheld.values())
         assert repr(self.broker.scheduler) == "<scheduler: <0 requests of 0 sessions: {}>, <[]>>"
         super().teardown()
 
