@@ -50,7 +50,7 @@ class Core:
         self.identity = os.urandom(16)  # fresh per start: a client that meets another one registers its regions again
         self.regions = RegionRegistry()
         self.models = ModelTable(has_cache=settings.cache_size_bytes > 0)
-        self.scheduler = Scheduler()
+        self.scheduler = Scheduler(settings.resource_limits)
         self.agents = RunningAgents()
         self.fleet = Fleet(settings, host, self.regions, self.feed, clock, self.agents.settled)
         self.reception = Reception(self)

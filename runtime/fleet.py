@@ -7,17 +7,18 @@ import heapq
 import logging
 from collections.abc import Callable
 
-from ..ipc.errors import PenstockError
+from ..ipc.errors import CallerError, PenstockError
 from ..ipc.messages import Loaded, LoadFailed, LoadModel, Ready, Start, Stop
 from .host import Host
 from .host_policies import share_of, undefined_policies
 from .instances import Instance, InstanceState, WorkerProcess
 from .models import ModelState, ServedModel
+from .rationing import NO_EFFECT, is_rate_limited, names_limits, needs_of, refuse_unrunnable
 from .regions import RegionRegistry
 from .repository.configuration import check_against, complete
 from .restarts import CRASHES, WITHIN_NS, RestartPolicy
 from .scheduling.events import AnyEvent, InstanceGone, InstanceReady, ModelAdded, ModelDown
-from .scheduling.policy import Policy
+from .scheduling.policy import CREDITS, Policy
 from .settings import Settings
 
 log = logging.getLogger("penstock.fleet")
@@ -67,12 +68,27 @@ class Fleet:
     # --- models ----------------------------------------------------------------------------------------------------------
 
     def serve(self, model: ServedModel) -> None:
-        """Starts the model's instances. When its configuration must be completed from the model file, one goes ahead."""
+        """Starts the model's instances. When its configuration must be completed from the model file, one goes ahead.
+
+        A model whose instances could never run, for want of a resource, is UNAVAILABLE instead.
+        """
+        if names_limits(model.config) and not self._settings.rate_limit:
+            log.warning("model %s: %s", model.label, NO_EFFECT)
+        try:
+            self.refuse_unrunnable(model)
+        except CallerError as error:
+            self._give_up(model, error.message)
+            return
         names = model.config.instance_names()
         for warning in undefined_policies(model.config, self._settings):
             log.warning("model %s: %s", model.label, warning)
         for name in names if model.config.is_complete else names[:1]:
             self._launch(name, model)
+
+    def refuse_unrunnable(self, model: ServedModel) -> None:
+        """Raises CallerError where the model's instances could never have the resources that they need."""
+        loaded = {instance.model.number: instance.model.config for instance in self.instances.values()}
+        refuse_unrunnable(model.config, loaded.values(), self._settings)
 
     def attach(self, process: WorkerProcess, model: ServedModel) -> Instance:
         """Takes in a worker that somebody started by hand."""
@@ -134,7 +150,7 @@ class Fleet:
             model.become(ModelState.READY)
             log.info("model %s is READY", model.label)
             self._settled(model)
-        self._feed(InstanceReady(instance.number, model.number))
+        self._feed(InstanceReady(instance.number, model.number, needs_of(model.config, instance.name)))
 
     def load_failed(self, instance: Instance, message: LoadFailed) -> None:
         """The model cannot be loaded; trying again would not help, so the instance goes for good."""
@@ -214,6 +230,7 @@ def policy_of(model: ServedModel, settings: Settings) -> Policy:
     batching = model.config.dynamic_batching
     seconds = model.config.max_execution_s
     limit_s = settings.max_execution_s if seconds is None else seconds
+    limited = is_rate_limited(model.config, settings)
     return Policy(
         max_batch_size=model.spec.max_batch_size,
         dynamic=batching is not None,
@@ -221,4 +238,7 @@ def policy_of(model: ServedModel, settings: Settings) -> Policy:
         max_queue_delay_ns=batching.max_queue_delay_us * 1000 if batching else 0,
         max_execution_ns=int(limit_s * 1e9),
         max_queued_per_principal=settings.max_queued_per_principal,
+        credits=1 if limited else CREDITS,
+        rate_limited=limited,
+        preserve_ordering=batching is not None and batching.preserve_ordering,
     )

@@ -123,7 +123,9 @@ class Queries:
         ] + [{**region.describe(), "session": None, "pid": None} for region in self._core.regions if region.closing]
 
     def _status(self, _session: Session, _query: Query) -> dict[str, Any]:
+        """`resources` is there only with the rate limiter."""
         core = self._core
+        limiter = {"resources": core.scheduler.resources()} if core.settings.rate_limit else {}
         return {
             "pid": os.getpid(),
             "addresses": list(core.settings.addresses),
@@ -137,6 +139,7 @@ class Queries:
             "region_bytes": sum(region.byte_size for region in core.regions),
             "cache": core.cache.describe(),
             "bad_messages": core.reception.bad_messages,
+            **limiter,
         }
 
     def _trace_start(self, session: Session, query: Query) -> dict[str, Any]:

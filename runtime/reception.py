@@ -164,6 +164,7 @@ class Reception:
         if session.peer is None or session.peer.uid != os.geteuid():
             raise invalid(f"a worker must run as uid {os.geteuid()}, the broker's own")
         model = self._core.models.find(message.name, -1)
+        self._core.fleet.refuse_unrunnable(model)
         del self.sessions[session.number]
         session.ended = True
         self._core.fleet.attach(self._core.host.adopt(session), model)

@@ -10,6 +10,7 @@ from msgspec import Struct, field
 from ..ipc.codec import MAX_FRAME_BYTES
 from ..ipc.errors import invalid
 from .host_policies import HostPolicy
+from .scheduling.limits import ResourceLimit
 
 
 def _available_cores() -> int:
@@ -29,6 +30,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_frame_bytes: int = MAX_FRAME_BYTES
     max_reply_backlog_bytes: int = 16 * 1024 * 1024  # a session that lets more pile up is ended
     max_execution_s: float = 300.0  # a batch that runs longer costs the worker its life; 0: no limit
+    rate_limit: bool = False  # instances compete for the resources that their configurations name
+    resource_limits: tuple[ResourceLimit, ...] = ()  # how much there is of them; else the most that any instance needs
     drain_s: float = 5.0  # how long accepted requests may take to finish once the broker is told to stop
     kill_s: float = 2.0  # how long workers may then take to exit
     lease_s: float = 10.0  # silence after which a tcp:// session is over

@@ -82,6 +82,19 @@ _OPTIONS = (
         0,
         "A batch that runs longer costs its worker its life; 0: no limit. A model's configuration may say otherwise.",
     ),
+    click.option(
+        "--rate-limit",
+        type=click.Choice(["off", "execution_count"]),
+        default="off",
+        help="Whether instances compete for the resources that rate_limiter names, as in Triton; off: it has no effect.",
+    ),
+    click.option(
+        "--rate-limit-resource",
+        metavar="NAME:COUNT[:DEVICE]",
+        multiple=True,
+        help="With execution_count: so much there is, at each device, at this one (0: the CPU) or globally (DEVICE: global). "
+        "Else as much as any one instance needs. Repeatable.",
+    ),
     _setting("drain_s", 0, "How long accepted requests may take to finish at the end."),
     _setting("kill_s", 0, "How long workers may then take to leave by themselves."),
     _setting("lease_s", 0, "Silence after which a tcp:// session is over."),
@@ -117,17 +130,21 @@ def run_broker(*, log_level: str, as_json: bool, parent: int | None, spawn_worke
     log_to_stderr(log_level)
     from ...runtime.broker import Broker
     from ...runtime.host_policies import read_host_policies
+    from ...runtime.scheduling.limits import parse_limit
     from ...runtime.settings import Settings
 
     ready = Announcement(as_json, strict)
     with failing_as(Unreachable):
         addresses = options.pop("addresses") or default_addresses()
-        fallback = options.pop("fallback")
-        policies = read_host_policies(options.pop("host_policies"))
         settings = Settings(
-            addresses=tuple(addresses), spawn_workers=spawn_workers, gpu_fallback=fallback == "cpu", host_policies=policies,
+            addresses=tuple(addresses),
+            spawn_workers=spawn_workers,
+            gpu_fallback=options.pop("fallback") == "cpu",
+            host_policies=read_host_policies(options.pop("host_policies")),
+            rate_limit=options.pop("rate_limit") == "execution_count",
+            resource_limits=tuple(parse_limit(text) for text in options.pop("rate_limit_resource")),
             **options,
-        )  # fmt: skip
+        )
         Broker(settings, ready).run()
     if ready.refused:
         raise NotAllLoaded(f"--strict: not loaded: {', '.join(ready.refused)}")

@@ -30,7 +30,7 @@ def status(address: str | None, as_json: bool) -> None:
     """Show the broker, its models and why some are not READY, its workers, and the clients that are connected.
 
     With --json: an object with pid, addresses, ready, stopping, models, queued, instances, sessions, regions, region_bytes,
-    cache and bad_messages.
+    cache and bad_messages; with the rate limiter also resources, each with its device (null: global), count, used, and waiting.
     """
     with connected(address) as client:
         found = client.status()
@@ -60,6 +60,12 @@ def _show(found: dict[str, Any]) -> None:
         for row in found["instances"]
     ]  # fmt: skip
     print_table("workers", ("instance", "model", "state", "CPUs", "process", "regions mapped"), workers, right_from=4)
+    limited = [
+        (row["resource"], "global" if row["device"] is None else row["device"], row["used"], row["count"], row["waiting"])
+        for row in found.get("resources", ())
+    ]
+    if limited:
+        print_table("resources", ("name", "device", "used", "count", "instances waiting"), limited, right_from=2)
     sessions = found["sessions"]
     columns = list(sessions[0]) if sessions else []
     print_table("clients", columns, [["-" if row[column] is None else row[column] for column in columns] for row in sessions])

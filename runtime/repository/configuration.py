@@ -27,6 +27,21 @@ from .validation import MAX_NAME, check, instance_names, max_execution_s
 from .warm_up import samples_of, skipped_samples
 
 
+class Resource(Struct, frozen=True):
+    """What each instance of a group needs while it executes: of its own device, or of the whole system."""
+
+    name: str
+    is_global: bool
+    count: int
+
+
+class RateLimiter(Struct, frozen=True):
+    """A group's part in the rate limiter. A name that is given twice counts as it is given last, as in Triton."""
+
+    resources: tuple[Resource, ...] = ()
+    priority: int = 0  # 0 counts as 1
+
+
 class InstanceGroup(Struct, frozen=True):
     """Instances that are alike: NAME_0 to NAME_(count - 1)."""
 
@@ -34,6 +49,7 @@ class InstanceGroup(Struct, frozen=True):
     count: int
     kind: str
     host_policy: str = ""
+    rate_limiter: RateLimiter = RateLimiter()
 
 
 class DynamicBatching(Struct, frozen=True):
@@ -41,6 +57,7 @@ class DynamicBatching(Struct, frozen=True):
 
     preferred_batch_sizes: tuple[int, ...]
     max_queue_delay_us: int
+    preserve_ordering: bool = False
 
 
 class ModelConfig(Struct, frozen=True):
@@ -75,6 +92,11 @@ class ModelConfig(Struct, frozen=True):
     def instance_names(self) -> list[str]:
         """Triton's names of all instances: digits_0_0, digits_0_1."""
         return [name for group in self.instance_groups for name in instance_names(group.name, group.count)]
+
+    def group_of(self, instance: str) -> InstanceGroup:
+        """The group that has an instance of that name; for one that was attached by hand, the first."""
+        groups = (group for group in self.instance_groups if instance in instance_names(group.name, group.count))
+        return next(groups, self.instance_groups[0])
 
     def spec(self, version: int) -> ModelSpec:
         """What a worker must know."""
@@ -162,11 +184,13 @@ def _frozen(config: Proto, is_batching_chosen: bool, warnings: tuple[str, ...]) 
         inputs=tensor_specs(config.input, {}),
         outputs=tensor_specs(config.output, scattered(config)),
         batch_inputs=batch_inputs(config),
-        dynamic_batching=DynamicBatching(sizes, batching.max_queue_delay_microseconds)
+        dynamic_batching=DynamicBatching(sizes, batching.max_queue_delay_microseconds, batching.preserve_ordering)
         if config.HasField("dynamic_batching")
         else None,
         instance_groups=tuple(
-            InstanceGroup(group.name, group.count, schema.kind_name(group), group.host_policy)
+            InstanceGroup(
+                group.name, group.count, schema.kind_name(group), group.host_policy, _rate_limiter(group.rate_limiter)
+            )
             for group in config.instance_group
         ),
         filename=config.default_model_filename,
@@ -180,4 +204,11 @@ def _frozen(config: Proto, is_batching_chosen: bool, warnings: tuple[str, ...]) 
         is_cached=config.response_cache.enable,
         warnings=warnings,
         proto=config,
+    )
+
+
+def _rate_limiter(limiter: Proto) -> RateLimiter:
+    resources = {(each.name, schema.is_global(each)): each.count for each in limiter.resources}
+    return RateLimiter(
+        tuple(Resource(name, everywhere, count) for (name, everywhere), count in resources.items()), limiter.priority
     )

@@ -115,6 +115,11 @@ def batch_output_kind(batch_output: Proto) -> str:
     return str(model_config_pb2.BatchOutput.Kind.Name(batch_output.kind))
 
 
+def is_global(resource: Proto) -> bool:
+    """Whether a resource of the rate limiter is one for all devices; the key is a keyword of Python."""
+    return bool(getattr(resource, "global"))
+
+
 def set_fields(message: Proto) -> Iterator[SetField]:
     """The fields of a message that hold something, by number. Without presence, a default value counts as nothing."""
     for field, value in message.ListFields():

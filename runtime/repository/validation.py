@@ -138,6 +138,22 @@ def _dynamic_batching(config: Proto) -> Iterator[Problem]:
             fix = f"max_batch_size is {largest}" if largest else "max_batch_size is 0 or left out, so that nothing is batched"
             text = f"dynamic batching preferred size must be <= max batch size for {config.name}; it is {size}, {fix}"
             yield Problem(path, text)
+    if config.dynamic_batching.preserve_ordering:
+        yield from _preserve_ordering(config)
+
+
+def _preserve_ordering(config: Proto) -> Iterator[Problem]:
+    """What would let one request overtake another. `priority_queue_policy` counts too: there may be one level."""
+    batching = config.dynamic_batching
+    if batching.priority_levels > 1:
+        text = f"Only one priority level is allowed when 'preserve_ordering' is true for {config.name}"
+        yield Problem("dynamic_batching.priority_levels", text)
+    policies = [("default_queue_policy", batching.default_queue_policy)]
+    policies += [("priority_queue_policy", policy) for policy in batching.priority_queue_policy.values()]
+    for key, policy in policies:
+        if policy.default_timeout_microseconds and policy.timeout_action == policy.DELAY:
+            text = f"Queue policy can not have DELAY as timeout action when 'preserve_ordering' is true for {config.name}"
+            yield Problem(f"dynamic_batching.{key}", text)
 
 
 def _instance_groups(config: Proto) -> Iterator[Problem]:
@@ -153,6 +169,10 @@ def _instance_groups(config: Proto) -> Iterator[Problem]:
         if not 1 <= group.count <= MAX_INSTANCES:
             text = f"{title} has count {group.count}; it must be between 1 and {MAX_INSTANCES}, each is a process"
             yield Problem(f"instance_group[{index}].count", text)
+        for number, resource in enumerate(group.rate_limiter.resources):
+            if not resource.name:
+                path = f"instance_group[{index}].rate_limiter.resources[{number}]"
+                yield Problem(path, f"{title} has a resource without a name; write name, and count")
     counts = Counter(name for group in config.instance_group for name in instance_names(group.name, group.count))
     for name, count in counts.items():
         if count > 1:

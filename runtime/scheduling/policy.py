@@ -7,6 +7,9 @@ from msgspec import Struct
 
 from ...ipc.errors import invalid
 
+CREDITS = 2
+"""How many batches may be at one instance, where nothing speaks against more than one."""
+
 
 class Policy(Struct, frozen=True):
     """A model's rules. `max_batch_size` 0: the model has no batch dimension, so that every batch is one request.
@@ -20,7 +23,7 @@ class Policy(Struct, frozen=True):
     max_queue_delay_ns: int = 0
     max_execution_ns: int = 0  # 0: no watchdog
     max_queued_per_principal: int = 8192
-    credits: int = 2  # how many batches may be at one instance
+    credits: int = CREDITS  # how many batches may be at one instance
     rate_limited: bool = False  # its instances need resources (resources.py)
     preserve_ordering: bool = False  # replies leave in the order of arrival (ordering.py)
 

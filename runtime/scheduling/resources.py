@@ -93,10 +93,12 @@ class Resources:
 
     def grant(self, instances: Instances) -> Instance | None:
         """The one of a model's idle instances that may execute now, and holds what it needs from now on; None: all wait."""
-        claims = sorted((self._claims[instance.number] for instance in instances.idle()), key=lambda claim: claim.level)
+        claims = [self._claims[instance.number] for instance in instances.idle()]
         for claim in claims:
             if not claim.order:
                 self._order = claim.order = self._order + 1
+        claims.sort(key=lambda claim: claim.rank)
+        for claim in claims:
             if self.may_start(claim):
                 self._start(claim)
                 return instances.find(claim.instance)

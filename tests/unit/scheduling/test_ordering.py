@@ -36,16 +36,17 @@ def test_a_reply_waits_for_the_one_before_it_and_so_does_its_memory(broker: Brok
 
 
 def test_replies_of_two_batches_interleave_as_their_requests_did() -> None:
-    # Given batches {1, 3} and {2, 4}: 1 and 3 have one shape, 2 and 4 another
+    # Given two principals who take turns, so that the batches are {1, 3} and {2, 4}
     broker = Broker()
-    broker.add_model(1, Policy(2, dynamic=True, preserve_ordering=True))
-    requests = [broker.request(number, shape_key="ab"[number % 2], principal="xy"[number % 2]) for number in (1, 2, 3, 4)]
-    broker.tell(ArrivedTogether(requests))
+    broker.add_model(1, Policy(2, dynamic=True, preserve_ordering=True, credits=1))
+    broker.tell(ArrivedTogether([broker.request(number, principal="ann" if number < 3 else "ben") for number in (1, 2, 3, 4)]))
     broker.add_instance(1, 1)
     broker.add_instance(2, 1)
-    # When all have been executed
-    while busy := [instance for instance, batches in broker.workers.items() if batches]:
-        broker.answer(busy[-1])
+    assert (broker.at(1), broker.at(2)) == ([[1, 3]], [[2, 4]])
+    # When the second ends first
+    broker.answer(2)
+    assert broker.answered == []
+    broker.answer(1)
     # Then the order is that of arrival
     assert broker.answered == [1, 2, 3, 4]
 

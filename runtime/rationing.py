@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rate limiter as configurations and settings ask for it, in the scheduler's terms (scheduling/resources.py, limits.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .repository.configuration import ModelConfig, RateLimiter
+from .scheduling.limits import CPU_DEVICE, GLOBAL, Needs, Pool, refuse_impossible
+from .settings import Settings
+
+NO_EFFECT = "instance_group.rate_limiter has no effect without --rate-limit execution_count"
+
+
+def names_limits(config: ModelConfig) -> bool:
+    """Whether a group of the model asks for anything. Then all its instances take part: they compete among themselves."""
+    return any(group.rate_limiter != RateLimiter() for group in config.instance_groups)
+
+
+def is_rate_limited(config: ModelConfig, settings: Settings) -> bool:
+    """Whether the model's instances take part in the rate limiter."""
+    return settings.rate_limit and names_limits(config)
+
+
+def needs_of(config: ModelConfig, instance: str) -> Needs:
+    """What the instance of that name must hold while it executes."""
+    limiter = config.group_of(instance).rate_limiter
+    amounts = ((Pool(each.name, GLOBAL if each.is_global else CPU_DEVICE), each.count) for each in limiter.resources)
+    return Needs(tuple((pool, amount) for pool, amount in amounts if amount), max(1, limiter.priority))
+
+
+def refuse_unrunnable(config: ModelConfig, loaded: Iterable[ModelConfig], settings: Settings) -> None:
+    """Raises CallerError, in Triton's words, where instances could never run: too little of a resource, or of two kinds."""
+    if is_rate_limited(config, settings):
+        refuse_impossible(
+            _all_needs(config), [needs for other in loaded for needs in _all_needs(other)], settings.resource_limits
+        )
+
+
+def _all_needs(config: ModelConfig) -> list[Needs]:
+    return [needs_of(config, name) for name in config.instance_names()]
