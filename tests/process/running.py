@@ -34,7 +34,7 @@ backend: "{backend}"
 max_batch_size: {max_batch_size}
 input [ {{ name: "x" data_type: TYPE_FP32 dims: [ {width} ] }} ]
 output [ {{ name: "y" data_type: TYPE_FP32 dims: [ {width} ] }} ]
-instance_group [ {{ count: {count} kind: KIND_CPU }} ]
+instance_group [ {{ count: {count} kind: KIND_CPU {limiter} }} ]
 {batching}
 {parameters}
 """
@@ -42,7 +42,7 @@ instance_group [ {{ count: {count} kind: KIND_CPU }} ]
 
 def add_model(
     repository: Path, name: str, *, mode: str = "echo", max_batch_size: int = 4, count: int = 1, width: int = 2, batching: str = "",
-    **parameters: object,
+    limiter: str = "", **parameters: object,
 ) -> None:  # fmt: skip
     """Writes a model of the fake backend: "x" comes back as "y", in the way `mode` says."""
     folder = repository / name
@@ -53,7 +53,7 @@ def add_model(
     ]
     text = CONFIG.format(
         name=name, backend="fake", max_batch_size=max_batch_size, count=count, width=width, batching=batching,
-        parameters="\n".join(lines),
+        limiter=limiter, parameters="\n".join(lines),
     )  # fmt: skip
     (folder / "config.pbtxt").write_text(text)
 
@@ -234,6 +234,10 @@ class Barrier:
         word, rows = held.recv(100).split()
         assert word == b"entered"
         return Held(int(rows), held)
+
+    def is_somebody_there(self) -> bool:
+        """Whether another batch has come that `entered` has not returned yet. Does not wait."""
+        return bool(select.select([self._listener], [], [], 0)[0])
 
     def open(self) -> None:
         """From now on every batch passes, those held included."""
