@@ -13,6 +13,7 @@ import perf_faults
 import registry_faults
 import scheduler_faults
 import shape_faults
+import turn_faults
 from fault import Fault
 
 FAULTS: tuple[Fault, ...] = (
@@ -26,4 +27,5 @@ FAULTS: tuple[Fault, ...] = (
     *cache_faults.FAULTS,
     *perf_faults.FAULTS,
     *configuration_faults.FAULTS,
+    *turn_faults.FAULTS,
 )

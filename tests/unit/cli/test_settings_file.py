@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from penstock.clients.cli import main
 from penstock.clients.cli.settings_file import keys_of, read_settings
 from penstock.runtime.host_policies import HostPolicy
+from penstock.runtime.scheduling.limits import GLOBAL, ResourceLimit
 from penstock.runtime.settings import Settings
 
 SHIPPED = Path(__file__).resolve().parents[3] / "conf" / "penstock.toml"
@@ -118,6 +119,23 @@ def test_host_policies_can_be_set(file: Path, broker: type[FakeBroker]) -> None:
     file.write_text(f'host_policy = ["cpu,cpu-cores={cpu}", "other,cpu-cores={cpu}-{cpu}"]\n')
     assert penstock("serve", file).exit_code == 0
     assert broker.settings.host_policies == {"cpu": HostPolicy((cpu,)), "other": HostPolicy((cpu,))}
+
+
+def test_the_rate_limiter_and_its_resources(file: Path, broker: type[FakeBroker], monkeypatch: pytest.MonkeyPatch) -> None:
+    file.touch()
+    assert penstock("serve", file).exit_code == 0
+    assert (broker.settings.rate_limit, broker.settings.resource_limits) == (False, ())
+    file.write_text('rate_limit = "execution_count"\nrate_limit_resource = ["R1:4", "R2:1:0"]\n')
+    assert penstock("serve", file).exit_code == 0
+    assert broker.settings.rate_limit
+    assert broker.settings.resource_limits == (ResourceLimit("R1", 4), ResourceLimit("R2", 1, 0))
+    monkeypatch.setenv("PENSTOCK_RATE_LIMIT_RESOURCE", "R3:2:global R4:1")
+    penstock("serve", file)
+    assert broker.settings.resource_limits == (ResourceLimit("R3", 2, GLOBAL), ResourceLimit("R4", 1))
+    monkeypatch.setenv("PENSTOCK_RATE_LIMIT_RESOURCE", "R3")
+    refused = penstock("serve", file)
+    assert refused.exit_code == 2
+    assert "--rate-limit-resource must be NAME:COUNT, NAME:COUNT:DEVICE or NAME:COUNT:global" in refused.output
 
 
 def test_the_environment_can_name_the_file(file: Path, broker: type[FakeBroker], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,9 @@ from texts import IDENTITY, ONNX, TENSORS, complaint, parsed
 
 from penstock.ipc.errors import Code
 from penstock.ipc.messages import ModelSpec, TensorSpec
-from penstock.runtime.repository.configuration import DynamicBatching, InstanceGroup
+from penstock.runtime.repository.configuration import DynamicBatching, InstanceGroup, RateLimiter, Resource
+from penstock.runtime.repository.schema import parse_text
+from penstock.runtime.repository.validation import problems
 
 
 def test_a_configuration_as_workers_and_the_scheduler_see_it() -> None:
@@ -19,7 +21,7 @@ def test_a_configuration_as_workers_and_the_scheduler_see_it() -> None:
         + """name: "m" max_batch_size: 8
         input [ { name: "a" data_type: TYPE_STRING dims: [ -1 ] }, { name: "b" data_type: TYPE_BF16 dims: [ 3, 4 ] } ]
         output { name: "c" data_type: TYPE_BOOL dims: 1 }
-        dynamic_batching { preferred_batch_size: [ 8, 4, 4 ] max_queue_delay_microseconds: 250 }
+        dynamic_batching { preferred_batch_size: [ 8, 4, 4 ] max_queue_delay_microseconds: 250 preserve_ordering: true }
         parameters [ { key: "max_execution_s" value { string_value: "1.5" } }, { key: "k" value { string_value: "v" } } ]
         instance_group [ { count: 2 }, { name: "slow" kind: KIND_CPU count: 1 } ]"""
     )
@@ -29,7 +31,7 @@ def test_a_configuration_as_workers_and_the_scheduler_see_it() -> None:
         [TensorSpec("a", "BYTES", [-1]), TensorSpec("b", "BF16", [3, 4])], [TensorSpec("c", "BOOL", [1])],
         {"max_execution_s": "1.5", "k": "v"},
     )  # fmt: skip
-    assert config.dynamic_batching == DynamicBatching((4, 8), 250)
+    assert config.dynamic_batching == DynamicBatching((4, 8), 250, preserve_ordering=True)
     assert config.instance_groups == (InstanceGroup("m_0", 2, "KIND_CPU"), InstanceGroup("slow", 1, "KIND_CPU"))
     assert config.instance_names() == ["m_0_0", "m_0_1", "slow_0"]
     assert (config.max_execution_s, config.filename, config.is_complete, config.warnings) == (1.5, "model.onnx", True, ())
@@ -153,6 +155,10 @@ def test_gpu_instances_are_refused_with_the_remedy_or_fall_back_with_a_warning()
         (IDENTITY + "version_policy { specific { versions: [ 2, 0 ] } }", "specific needs versions, each at least 1"),
         (IDENTITY + "instance_group { count: -1 }", ":4:18: instance group m_0 of model m has count -1; it must be"),
         (IDENTITY + "instance_group { count: 1000000 }", "has count 1000000; it must be between 1 and 256"),
+        (
+            IDENTITY + 'instance_group { rate_limiter { resources [ { name: "a" count: 1 }, { count: 2 } ] } }',
+            "instance group m_0 of model m has a resource without a name; write name, and count",
+        ),
         (IDENTITY + "instance_group { kind: KIND_MODEL }", "has kind KIND_MODEL, which is not implemented"),
         (
             IDENTITY + 'instance_group [ { name: "a" count: 2 }, { name: "a" } ]',
@@ -196,6 +202,42 @@ def test_all_problems_are_told_at_once() -> None:
     said = complaint(IDENTITY + 'max_batch_size: -1\ninput { name: "z" dims: 0 }').split("\n")
 
     assert [line.split(": ")[0] for line in said] == ["m/config.pbtxt:4:1", "m/config.pbtxt:5:1", "m/config.pbtxt:5:19"]
+
+
+@pytest.mark.parametrize(
+    ("batching", "said"),
+    [
+        ("priority_levels: 1 default_priority_level: 1", []),
+        (
+            "priority_levels: 2 default_priority_level: 1",
+            ["Only one priority level is allowed when 'preserve_ordering' is true"],
+        ),
+        ("default_queue_policy { timeout_action: DELAY }", []),
+        ("default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 5 }", []),
+        (
+            "default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 5 }",
+            ["Queue policy can not have DELAY as timeout action when 'preserve_ordering' is true"],
+        ),
+        (
+            "priority_queue_policy { key: 1 value { timeout_action: DELAY default_timeout_microseconds: 5 } }",
+            ["Queue policy can not have DELAY as timeout action when 'preserve_ordering' is true"],
+        ),
+    ],
+)
+def test_what_would_let_one_request_overtake_another_contradicts_preserve_ordering(batching: str, said: list[str]) -> None:
+    config = parse_text(f'name: "m" {IDENTITY} dynamic_batching {{ preserve_ordering: true {batching} }}')
+    assert [problem.text for problem in problems(config)] == [f"{text} for m" for text in said]
+    config.dynamic_batching.preserve_ordering = False
+    assert not list(problems(config))
+
+
+def test_groups_and_what_the_rate_limiter_is_told_of_them() -> None:
+    limiter = 'resources [ { name: "a" count: 2 }, { name: "b" global: true count: 1 }, { name: "a" count: 3 } ] priority: 2'
+    config = parsed(IDENTITY + f'instance_group [ {{ count: 2 }}, {{ name: "slow" rate_limiter {{ {limiter} }} }} ]')
+
+    assert config.group_of("m_0_1").rate_limiter == RateLimiter()
+    assert config.group_of("slow_0").rate_limiter == RateLimiter((Resource("a", False, 3), Resource("b", True, 1)), 2)
+    assert config.group_of("m_attached_7") == config.instance_groups[0]
 
 
 def test_whether_batching_was_chosen() -> None:

@@ -191,6 +191,22 @@ def test_a_batch_that_is_held_back_competes_when_its_delay_is_over() -> None:
     assert broker.at(2) == [[2]]
 
 
+def test_a_batch_that_waits_is_formed_anew() -> None:
+    """2 would go because 3 does not fit beside it, and waits; without 3 there is no reason not to hold it back."""
+    broker = Broker()
+    patient = Policy(4, dynamic=True, max_queue_delay_ns=1 * MS, credits=1, rate_limited=True)
+    serve(broker, needs(R1=1), needs(R1=1), policy=patient)
+    broker.arrive(1, model=1, rows=4)
+    broker.arrive(2, model=2, rows=3)
+    broker.arrive(3, model=2, rows=2)
+    assert broker.scheduler.resources()[0]["waiting"] == 1
+    broker.tell(Cancelled(3))
+    broker.answer(1)
+    assert broker.at(2) == []
+    broker.advance(1 * MS)
+    assert (broker.at(2), broker.closed()[-1]) == ([[2]], "delay")
+
+
 def test_a_dead_instance_gives_back_what_it_held() -> None:
     broker = Broker()
     serve(broker, needs(R1=1), needs(R1=1))
