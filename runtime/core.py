@@ -24,6 +24,7 @@ from .instances import Instance
 from .models import ModelState, ModelTable
 from .reception import Reception
 from .regions import RegionRegistry
+from .replies import Replies
 from .requests import InferRequest
 from .response_cache import LocalCache
 from .running_agents import RunningAgents
@@ -57,9 +58,8 @@ class Core:
         self.traces = Traces()
         self.cache = LocalCache(settings.cache_size_bytes)
         self.answers = CachedAnswers(self.cache, settings.cache_max_request_bytes, self.reception.unflushed, clock)
-        self.delivery = Delivery(
-            self.models, self.regions, self.fleet, self.reception.unflushed, self.traces, clock, self.answers
-        )
+        replies = Replies(self.models, self.regions, self.fleet, self.reception.unflushed, self.answers)
+        self.delivery = Delivery(self.models, self.regions, self.fleet, replies, self.traces, clock)
         self.stopping = False
         self.loading = True  # until the repositories have been read
         self.host = host

@@ -76,7 +76,7 @@ FAULTS = (
     ),
     Fault(
         "a reply with classes keeps the output's datatype",
-        "runtime/delivery.py",
+        "runtime/replies.py",
         'datatype = "BYTES" if place.classification else spec.datatype',
         "datatype = spec.datatype",
         ("tests/unit/runtime/test_classified_requests.py::test_the_worker_is_asked_for_classes_and_the_reply_is_text",),
