@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..ipc.errors import BrokerError, CallerError, Code, MachineError, ModelError, PenstockError
+    from .async_client import AsyncClient
     from .client import Client
     from .futures import InferFuture
     from .models import Classification, ModelInfo, TensorInfo
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .slots import Slot
 
 __all__ = [
+    "AsyncClient",
     "BrokerError",
     "CallerError",
     "Classification",
@@ -39,8 +41,8 @@ __all__ = [
     "TensorInfo",
 ]
 
-_HOMES = ("..ipc.errors", ".client", ".futures", ".models", ".regions", ".results", ".slots")
-"""The modules that define these names, the one without numpy first."""
+_HOMES = ("..ipc.errors", ".client", ".futures", ".models", ".regions", ".results", ".slots", ".async_client")
+"""The modules that define these names: the one without numpy first, the one with asyncio last."""
 
 
 def __getattr__(name: str) -> object:

@@ -142,12 +142,37 @@ class Arena:
     def take(self, sizes: Sizes) -> Placement:
         """A placement for tensors of these sizes. Raises MachineError when there is no memory for another region."""
         self._catch_up()
-        free = self._free.setdefault(sizes, deque())
-        if not free:
-            self._add_block(sizes, free)
+        while not (free := self._free.get(sizes)):
+            missing = self.lacks(sizes)
+            if missing:
+                epoch = self._broker.epoch  # before it is registered: should the broker change meanwhile, it is of no use
+                self.add(self._add_region(missing), epoch)
         placement = free.popleft()
         placement.block.idle -= 1
         return placement
+
+    def lacks(self, sizes: Sizes) -> int:
+        """How large a region must be added before `take` has such a placement; 0: it has one. Makes what room there is."""
+        self._catch_up()
+        free = self._free.setdefault(sizes, deque())
+        if free:
+            return 0
+        blocks = self._blocks.setdefault(sizes, [])
+        existing = sum(len(block.placements) for block in blocks)
+        count = max(1, min(MAX_SLOTS_PER_BLOCK, max(existing, FIRST_BLOCK_BYTES // slot_bytes(sizes))))
+        byte_size = count * slot_bytes(sizes)
+        found = self._room_for(byte_size)
+        if found is None:
+            self._drop_empty_regions()
+            return max(byte_size, REGION_BYTES)
+        block = Block(self._broker, *found, sizes, count)
+        blocks.append(block)
+        free.extend(block.placements)
+        return 0
+
+    def add(self, region: Region, epoch: int) -> None:
+        """A region that was registered with the broker of that epoch."""
+        self._regions.append(PooledRegion(region, epoch))
 
     def give(self, placement: Placement) -> None:
         """The placement is not in use any more."""
@@ -181,27 +206,11 @@ class Arena:
 
     # --- growing ----------------------------------------------------------------------------------------------------------
 
-    def _add_block(self, sizes: Sizes, free: deque[Placement]) -> None:
-        blocks = self._blocks.setdefault(sizes, [])
-        existing = sum(len(block.placements) for block in blocks)
-        count = max(1, min(MAX_SLOTS_PER_BLOCK, max(existing, FIRST_BLOCK_BYTES // slot_bytes(sizes))))
-        pooled, begin = self._room_for(count * slot_bytes(sizes))
-        block = Block(self._broker, pooled, begin, sizes, count)
-        blocks.append(block)
-        free.extend(block.placements)
-
-    def _room_for(self, byte_size: int) -> tuple[PooledRegion, int]:
+    def _room_for(self, byte_size: int) -> tuple[PooledRegion, int] | None:
         found = self._fit(byte_size)
         if found is None:
             self._reclaim()
             found = self._fit(byte_size)
-        if found is None:
-            self._drop_empty_regions()
-            epoch = self._broker.epoch  # before the region is registered: should the broker change meanwhile, it is of no use
-            pooled = PooledRegion(self._add_region(max(byte_size, REGION_BYTES)), epoch)
-            self._regions.append(pooled)
-            found = self._fit(byte_size)
-        assert found is not None
         return found
 
     def _fit(self, byte_size: int) -> tuple[PooledRegion, int] | None:

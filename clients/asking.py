@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import time
+
 from msgspec import Struct
 
 from ..ipc.errors import invalid
+
+GRACE_NS = 250_000_000
+"""How much longer than the broker's deadline this side waits: the broker's own answer says more."""
 
 
 class Asked(Struct, frozen=True, gc=False):
@@ -32,6 +37,11 @@ def asked(
         version, _microseconds("timeout_s", timeout_s), principal, explain, priority,
         _microseconds("queue_timeout_s", queue_timeout_s),
     )  # fmt: skip
+
+
+def give_up_ns(timeout_s: float | None) -> int:
+    """When this side gives up on a request that is sent now, on the monotonic clock; 0: never."""
+    return 0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9) + GRACE_NS
 
 
 def _microseconds(name: str, seconds: float | None) -> int:

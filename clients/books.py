@@ -2,7 +2,7 @@
 """A connection's books: what is pending, who reads, who waits. Every change of them is one method here, under one lock.
 
 The lock is never held while anything is read, written or called back. Methods that answer requests wake those who sleep for
-them, and return the futures that are to be announced afterwards.
+them, and return those that are to be announced afterwards: futures, and what event loops await.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from ..ipc.errors import PenstockError
 from ..ipc.messages import Message
+from .awaited import Awaited
 from .futures import InferFuture
 from .inbox import Inbox
 from .links import Link
@@ -21,7 +22,7 @@ from .pending import Entry, Pending
 from .turns import Turns, Waiter
 from .watch import Watch
 
-Announced = list[InferFuture]
+Announced = list[InferFuture | Awaited]
 
 
 class Books:
@@ -89,6 +90,11 @@ class Books:
         with self._lock:
             return self._pending.expired(now_ns)
 
+    def next_deadline_ns(self) -> int:
+        """When `expired` must be asked at the latest; 0: there is no deadline."""
+        with self._lock:
+            return self._pending.next_deadline_ns() or 0
+
     def lose(self, make_error: Callable[[], PenstockError]) -> Announced | None:
         """The connection has ended, and all that was pending with it. None when it had ended before."""
         with self._lock:
@@ -115,8 +121,11 @@ class Books:
         for entry in answered:
             if entry.waiters is not None:
                 self._turns.wake(entry)
-            if type(entry) is InferFuture and entry.condition is not None:
-                self.watched -= entry.watched
+            if type(entry) is InferFuture:
+                if entry.condition is not None:
+                    self.watched -= entry.watched
+                    announced.append(entry)
+            elif type(entry) is Awaited:
                 announced.append(entry)
         return announced
 

@@ -23,6 +23,7 @@ from .arena import Arena, Placement, Sizes
 from .asking import Asked
 from .models import Array, Layout, TensorLayout
 from .pending import Entry
+from .regions import Region
 from .results import InferResult, Outputs, outputs_of
 from .slots import Slot, copy_into, unplaced
 
@@ -81,6 +82,11 @@ class SharedSlot(Slot):
     def current(self) -> SharedSlot:
         """The slot that requests go through: this one, or its substitute."""
         return self if self._substitute is None else self._substitute
+
+    @property
+    def lacks_substitute(self) -> bool:
+        """Whether the next request needs another slot of this layout."""
+        return not self.current.placement.is_usable
 
     def begin(self) -> None:
         """Takes the memory for a request, or that of the substitute."""
@@ -187,6 +193,17 @@ class SlotPool:
         if prepared is None or prepared.layout != layout:
             prepared = placement.prepared = Prepared(layout, placement)
         return SharedSlot(self, placement, prepared)
+
+    def lacks(self, layout: Layout) -> int:
+        """How large a region must be added before `lease` can do without asking for one; 0: none."""
+        with self._lock:
+            self._take_back()
+            return self._arena.lacks(_sizes(layout))
+
+    def add(self, region: Region, epoch: int) -> None:
+        """A region that was registered with the broker of that epoch."""
+        with self._lock:
+            self._arena.add(region, epoch)
 
     def give_back(self, placement: Placement) -> None:
         """The slot is closed and its memory released."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..ipc.messages import Query
@@ -32,10 +33,15 @@ class Catalog:
         if isinstance(model, ModelInfo):
             return model
         self._session.live()
-        found = self._models.get((model, version))
-        if found is None:
-            found = ModelInfo.from_metadata(self.query("metadata", model, version), version)
-            self._models[model, version] = found
+        return self.known(model, version) or self.learn(model, version, self.query("metadata", model, version))
+
+    def known(self, model: str, version: int) -> ModelInfo | None:
+        """What this broker has said of the model, if it was asked."""
+        return self._models.get((model, version))
+
+    def learn(self, model: str, version: int, document: Mapping[str, Any]) -> ModelInfo:
+        """Remembers what it says: its `metadata` document."""
+        found = self._models[model, version] = ModelInfo.from_metadata(document, version)
         return found
 
     def query(self, what: str, model: str, version: int) -> Any:

@@ -5,28 +5,24 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
 from ..ipc.addresses import parse_address
-from ..ipc.errors import CallerError, Code, invalid
+from ..ipc.errors import CallerError, Code
 from ..ipc.messages import Welcome
-from .asking import Asked, asked
+from .asking import asked, give_up_ns
 from .catalog import Catalog, Model
-from .connection import Connection
 from .futures import InferFuture
-from .leasing import Inputs, Lease, Leasing, Wanted
+from .leasing import Inputs, Leasing, Wanted
 from .models import ModelInfo, OutputNames, Shapes, layout_of_batch
 from .pending import Entry
 from .regions import Region
 from .results import InferResult
+from .sending import begin, check_slot_call, send
 from .session import Session
 from .slots import Slot
-
-GRACE_NS = 250_000_000
-"""How much longer than the broker's deadline this side waits: the broker's own answer says more."""
 
 
 class Client:
@@ -80,10 +76,10 @@ class Client:
         """
         lease = target if isinstance(target, Slot) else self._leasing.for_request(target, inputs, outputs, version)
         if lease is target:
-            _check_slot_call(inputs, outputs)
+            check_slot_call(inputs, outputs)
         connection = self._session.live()
-        entry = Entry(next(self._session.numbers), lease, _deadline_ns(timeout_s))
-        _send(connection, entry, lease, asked(version, timeout_s, principal, explain, priority, queue_timeout_s))
+        entry = Entry(next(self._session.numbers), lease, give_up_ns(timeout_s))
+        send(connection, entry, lease, asked(version, timeout_s, principal, explain, priority, queue_timeout_s))
         try:
             connection.wait(entry)
         except BaseException as interruption:  # KeyboardInterrupt: the slot stays quarantined until the broker releases it
@@ -103,10 +99,10 @@ class Client:
         """As `infer`, but returns at once, with a concurrent.futures.Future. Its `cancel` cancels at whatever stage."""
         lease = target if isinstance(target, Slot) else self._leasing.for_request(target, inputs, outputs, version)
         if lease is target:
-            _check_slot_call(inputs, outputs)
+            check_slot_call(inputs, outputs)
         connection = self._session.live()
-        future = InferFuture(connection, next(self._session.numbers), lease, _deadline_ns(timeout_s))
-        _send(connection, future, lease, asked(version, timeout_s, principal, explain, priority, queue_timeout_s))
+        future = InferFuture(connection, next(self._session.numbers), lease, give_up_ns(timeout_s))
+        send(connection, future, lease, asked(version, timeout_s, principal, explain, priority, queue_timeout_s))
         return future
 
     def submit_many(
@@ -120,9 +116,9 @@ class Client:
         requests: list[tuple[InferFuture, Any, Sequence[bytes]]] = []
         try:
             for slot in slots:
-                _begin(slot, connection)
+                begin(slot, connection)
                 begun.append(slot)
-                future = InferFuture(connection, next(self._session.numbers), slot, _deadline_ns(timeout_s))
+                future = InferFuture(connection, next(self._session.numbers), slot, give_up_ns(timeout_s))
                 message, parts = slot.infer(future.number, wanted)
                 requests.append((future, message, parts))
             connection.start_all(requests)
@@ -225,30 +221,3 @@ class Client:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def _send(connection: Connection, entry: Entry, lease: Lease, wanted: Asked) -> None:
-    _begin(lease, connection)
-    try:
-        message, parts = lease.infer(entry.number, wanted)
-        connection.start(entry, message, (), parts)
-    except Exception:  # nothing was sent
-        lease.release()
-        raise
-
-
-def _begin(lease: Lease, connection: Connection) -> None:
-    try:
-        lease.begin()
-    except CallerError:
-        connection.glance()  # its release may have arrived, and nobody has looked
-        lease.begin()
-
-
-def _check_slot_call(inputs: Inputs | None, outputs: Wanted) -> None:
-    if inputs is not None or outputs is not None:
-        raise invalid("a slot has its own inputs and outputs: write slot.inputs, and say what is wanted to buffers()")
-
-
-def _deadline_ns(timeout_s: float | None) -> int:
-    return 0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9) + GRACE_NS

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from ..ipc.addresses import Address
 from ..ipc.errors import BrokerError, CallerError, Code, PenstockError
@@ -17,7 +18,6 @@ from ..ipc.local import LinkClosed
 from ..ipc.messages import Cancel, Goodbye, Message, Ping, Welcome
 from .books import Books
 from .futures import InferFuture
-from .last_resort import LastResort
 from .leading import Leading, announce
 from .links import Link
 from .outbox import Outbox
@@ -25,10 +25,28 @@ from .pending import Entry
 from .watch import Watch
 
 
+class Standby(Protocol):
+    """Who reads and sends when no caller does: last_resort.py with a thread of its own, loop_reader.py on an event loop."""
+
+    @property
+    def push_later(self) -> Callable[[], None] | None:
+        """Sends what was put, soon, together with what is put until then. None: every caller sends its own."""
+
+    def need(self) -> None:
+        """There is a future to be watched, or something to be sent that the socket did not take."""
+
+    def stop(self) -> None:
+        """The connection has ended, and its descriptors are about to be closed."""
+
+
+MakeStandby = Callable[["Connection", Leading, Books, float], Standby]
+"""Of the connection, who reads, the books, and how often a Ping is due, in seconds (0: never)."""
+
+
 class Connection:
     """A link that has been welcomed. Ends once; `is_lost` from then on."""
 
-    def __init__(self, link: Link, welcome: Welcome, address: Address) -> None:
+    def __init__(self, link: Link, welcome: Welcome, address: Address, make_standby: MakeStandby) -> None:
         self.welcome = welcome
         self.address = address
         self._link = link
@@ -36,7 +54,8 @@ class Connection:
         self._books = Books(link, self._input)
         self._outbox = Outbox(link)
         self._leading = Leading(self, link, self._books, self._input)
-        self._last_resort = LastResort(self, self._leading, self._books, welcome.lease_s / 3)
+        self._standby = make_standby(self, self._leading, self._books, welcome.lease_s / 3)
+        self._send = self._standby.push_later or self.push
         self._letting_go = threading.Lock()
         self._closing = False
         self._forked = False
@@ -54,6 +73,15 @@ class Connection:
         return self._forked or self._books.lost is not None
 
     @property
+    def takes_inline_only(self) -> bool:
+        """Whether tensors travel beside the messages: broker and client share no memory."""
+        return self.address.is_tcp or self.welcome.inline_only
+
+    def fileno(self) -> int:
+        """The link's descriptor, to be polled for input only."""
+        return self._link.fileno()
+
+    @property
     def stuck(self) -> bool:
         """Whether something is to be sent that the socket did not take."""
         return self._outbox.stuck
@@ -69,7 +97,7 @@ class Connection:
         """Sends a request; its answer comes to `entry`. Raises BrokerError, and has done nothing, on a lost connection."""
         self._books.add((entry,))
         self._outbox.put(message, fds, parts)
-        self.push()
+        self._send()
 
     def start_all(self, requests: Sequence[tuple[Entry, Message, Sequence[bytes]]]) -> None:
         """The same for several requests, in one frame."""
@@ -93,7 +121,7 @@ class Connection:
         """Somebody wants to hear of the future without reading: sees to it that it has a condition, and a reader."""
         self._raise_if_forked()
         if self._books.watch(future):
-            self._last_resort.need()
+            self._standby.need()
 
     def ping(self) -> None:
         """Keeps the session's lease, where it has one."""
@@ -112,7 +140,7 @@ class Connection:
             announce(self._books.refuse(message, why))
         if self._outbox.stuck:
             self._books.wake_leader()  # which tries again soon
-            self._last_resort.need()  # where nobody leads, since nobody waits
+            self._standby.need()  # where nobody leads, since nobody waits
 
     # --- waiting ----------------------------------------------------------------------------------------------------------
 
@@ -133,6 +161,11 @@ class Connection:
                 if limit_ns and now_ns >= limit_ns:
                     return entry.answered
         return True
+
+    def expire(self) -> int:
+        """Answers what is overdue. Returns when the next deadline is over (0: there is none)."""
+        self._expire(time.monotonic_ns())
+        return self._books.next_deadline_ns()
 
     def _expire(self, now_ns: int) -> None:
         for entry in self._books.expired(now_ns):
@@ -162,7 +195,7 @@ class Connection:
 
     def close(self) -> None:
         """Says goodbye; what is in flight ends with an error. Idempotent."""
-        if not self._forked:
+        if not (self._forked or self._closing):
             self._closing = True  # the broker may hang up before we do
             self._outbox.put(Goodbye())
             self.push(patient=True)
@@ -173,7 +206,7 @@ class Connection:
         announced = self._books.lose(_closed if self._closing or reason is None else _lost(self.address, reason))
         if announced is None:
             return
-        self._last_resort.stop()
+        self._standby.stop()
         if self._books.nobody_leads:  # else the leader lets go when it steps down
             self.let_go()
         announce(announced)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 UNREAD_S = 0.001
@@ -54,6 +55,7 @@ class LastResort:
         self._readings = readings
         self._books = books
         self._ping_s = ping_s  # 0: no lease to be kept
+        self.push_later: Callable[[], None] | None = None
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._needed = threading.Event()

@@ -9,7 +9,6 @@ from typing import Protocol
 from ..ipc.errors import PenstockError
 from ..ipc.local import LinkClosed
 from .books import Announced, Books
-from .futures import InferFuture
 from .links import Link
 from .pending import Entry
 from .watch import Watch
@@ -107,7 +106,7 @@ class Leading:
             self._host.let_go()
 
 
-def announce(announced: list[InferFuture]) -> None:
-    """Tells those who wait for these futures without reading. Not with a lock or the lead in hand."""
-    for future in announced:
-        future.announce()
+def announce(announced: Announced) -> None:
+    """Tells those who wait for these answers without reading. Not with a lock or the lead in hand."""
+    for each in announced:
+        each.announce()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,48 +46,59 @@ class Leasing:
 
     def slot(self, layout: Layout) -> Slot:
         """A slot to be used many times."""
-        if self._is_inline:
-            return InlineSlot.for_layout(layout)
-        self._session.live().glance()  # slots that were released meanwhile are leased again
-        return self._pool.lease(layout)
+        connection = self._session.live()
+        connection.glance()  # slots that were released meanwhile are leased again
+        return self.empty(layout, connection.takes_inline_only)
+
+    def empty(self, layout: Layout, inline: bool) -> Slot:
+        """The same. Waits for the broker only where the pool lacks room (`lacks`)."""
+        return InlineSlot.for_layout(layout) if inline else self._pool.lease(layout)
 
     def for_request(self, target: Model, inputs: Inputs | None, outputs: Wanted, version: int) -> Lease:
         """The memory of one request, with its inputs in it. Raises CallerError for inputs that do not fit."""
-        if inputs is None:
-            raise invalid(f"model '{target.name if isinstance(target, ModelInfo) else target}': inputs are missing")
-        if any(isinstance(value, Placed) for value in inputs.values()):
-            name, asked = (target.name, target.asked_version) if isinstance(target, ModelInfo) else (target, version)
-            return PlacedRequest(name, asked, inputs, () if outputs is None else outputs)
-        model = self._catalog.find(target, version)
-        check_inputs(model, inputs)
-        given = [spec for spec in model.inputs if spec.name in inputs]
-        arrays = {spec.name: to_array(model, spec, inputs[spec.name]) for spec in given}
-        contents = {spec.name: _content(spec.datatype, arrays[spec.name]) for spec in given}
-        shapes = {name: array.shape for name, array in arrays.items()}
-        layout = layout_of_arrays(model, contents, shapes, outputs)
-        if self._is_inline:
-            return InlineSlot(layout, contents, {})
-        slot = self._pool.lease(layout)
-        for name, content in contents.items():
+        given = checked(target, inputs)
+        if in_regions(given):
+            return placed_request(target, given, outputs, version)
+        draft = Draft.of(self._catalog.find(target, version), given, outputs)
+        return self.filled(draft, self._session.live().takes_inline_only)
+
+    def filled(self, draft: Draft, inline: bool) -> Lease:
+        """The memory of a request that is drafted. Waits for the broker only where the pool lacks room (`lacks`)."""
+        if inline:
+            return InlineSlot(draft.layout, draft.contents, {})
+        slot = self._pool.lease(draft.layout)
+        for name, content in draft.contents.items():
             slot.inputs[name][...] = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else content
         return SingleUse(slot)
+
+    def lacks(self, layout: Layout) -> int:
+        """How large a region must be added (`make_region`, registered, `add`) before the pool has a slot of it; 0: none."""
+        return self._pool.lacks(layout)
+
+    @property
+    def epoch(self) -> int:
+        """To be read before a region is registered, and given to `add` with it."""
+        return self._broker.epoch
+
+    def add(self, region: Region, epoch: int) -> None:
+        """A registered region for the pool. It loses its name: the broker has it open."""
+        region.unlink()
+        self._pool.add(region, epoch)
 
     def close(self) -> None:
         """Lets go of the memory, now that the session has ended. Idempotent."""
         self._pool.close()
 
-    @property
-    def _is_inline(self) -> bool:
-        return self._session.address.is_tcp or self._session.live().welcome.inline_only
+    def make_region(self, byte_size: int) -> Region:
+        """A fresh region for the pool, not registered yet."""
+        name = f"~{os.urandom(6).hex()}"  # random: a slot used with another client must be refused there, not found
+        if self._session.keeps_memory:
+            return MemfdRegion(name, byte_size)
+        return SystemRegion.create(name, f"penstock-{os.getpid()}-{name[1:]}", byte_size)
 
     def _add_region(self, byte_size: int) -> Region:
-        """A fresh registered region for the pool, without a name that could be left behind."""
-        name = f"~{os.urandom(6).hex()}"  # random: a slot used with another client must be refused there, not found
-        region: Region
-        if self._session.keeps_memory:
-            region = MemfdRegion(name, byte_size)
-        else:
-            region = SystemRegion.create(name, f"penstock-{os.getpid()}-{name[1:]}", byte_size)
+        """One that is registered, and has no name that could be left behind."""
+        region = self.make_region(byte_size)
         try:
             self._session.register(region, pooled=True)
         except BaseException:
@@ -95,6 +106,41 @@ class Leasing:
             raise
         region.unlink()  # the broker has it open: from here on it dies with its users
         return region
+
+
+class Draft(NamedTuple):
+    """A request whose inputs were checked, before it has memory."""
+
+    layout: Layout
+    contents: dict[str, Array | bytes]
+
+    @classmethod
+    def of(cls, model: ModelInfo, inputs: Inputs, outputs: Wanted) -> Draft:
+        """Raises CallerError for inputs that do not fit the model."""
+        check_inputs(model, inputs)
+        given = [spec for spec in model.inputs if spec.name in inputs]
+        arrays = {spec.name: to_array(model, spec, inputs[spec.name]) for spec in given}
+        contents = {spec.name: _content(spec.datatype, arrays[spec.name]) for spec in given}
+        shapes = {name: array.shape for name, array in arrays.items()}
+        return cls(layout_of_arrays(model, contents, shapes, outputs), contents)
+
+
+def checked(target: Model, inputs: Inputs | None) -> Inputs:
+    """The inputs of a request for a model, which must have some."""
+    if inputs is None:
+        raise invalid(f"model '{target.name if isinstance(target, ModelInfo) else target}': inputs are missing")
+    return inputs
+
+
+def in_regions(inputs: Inputs) -> bool:
+    """Whether the inputs lie in regions of the caller's own."""
+    return any(isinstance(value, Placed) for value in inputs.values())
+
+
+def placed_request(target: Model, inputs: Inputs, outputs: Wanted, version: int) -> PlacedRequest:
+    """A request with inputs that lie in regions."""
+    name, asked = (target.name, target.asked_version) if isinstance(target, ModelInfo) else (target, version)
+    return PlacedRequest(name, asked, inputs, () if outputs is None else outputs)
 
 
 def _content(datatype: str, array: Array) -> Array | bytes:

@@ -14,12 +14,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ..ipc.addresses import Address
 from ..ipc.errors import BrokerError, CallerError, Code
 from ..ipc.messages import Message, Unregister, Welcome
-from .connection import Connection, used_after_fork
+from .connection import Connection, MakeStandby, used_after_fork
+from .last_resort import LastResort
 from .links import Link, greet, open_link, register_again
 from .pending import Entry
 from .regions import Region
@@ -30,18 +32,25 @@ CONTROL_TIMEOUT_S = 30.0
 """How long the broker may take to answer what is no inference."""
 FIRST_RETRY_S, LAST_RETRY_S = 0.02, 0.25
 
+Question = Callable[[int], tuple[Message, Sequence[int]]]
+"""Makes a message of its number, and the descriptors that it brings."""
+
 
 class Session:
     """Thread-safe. `on_connect` is told of every Welcome before regions are registered again: it may drop some."""
 
-    def __init__(self, address: Address, name: str, connect_timeout_s: float, on_connect: Callable[[Welcome], None]) -> None:
+    def __init__(
+        self, address: Address, name: str, connect_timeout_s: float, on_connect: Callable[[Welcome], None],
+        make_standby: MakeStandby = LastResort,
+    ) -> None:  # fmt: skip
         self.address = address
         self.name = name
         self.numbers = itertools.count(1)  # ids are never reused, not even on another connection
         self._connect_timeout_s = connect_timeout_s
         self._on_connect = on_connect
+        self._make_standby = make_standby
         self._connecting = threading.Lock()
-        self._connection: Connection | None = None
+        self.connection: Connection | None = None  # the latest; it may be lost
         self._closed = False
         self.is_forked = False
         #: name -> region registered by the user, or about to be
@@ -52,20 +61,20 @@ class Session:
         os.register_at_fork(after_in_child=lambda: _tell_forked(reference))
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else repr(self._connection)
+        state = "closed" if self._closed else repr(self.connection)
         return f"<Session with {self.address} {state}, {len(self._regions)} regions, {len(self._pooled)} pooled>"
 
     def check_invariants(self) -> None:
         """Regions are known by their own names; those of the connection."""
         assert all(region.name == name for name, region in (self._regions | self._pooled).items()), self
-        if self._connection is not None:
-            self._connection.check_invariants()
+        if self.connection is not None:
+            self.connection.check_invariants()
 
     # --- connecting -------------------------------------------------------------------------------------------------------
 
     def live(self) -> Connection:
         """A connection not known to be lost. Raises BrokerError when none can be had in time, CallerError when closed."""
-        connection = self._connection
+        connection = self.connection
         if connection is not None:
             connection.look()  # the broker may have gone while nobody was looking
             if not connection.is_lost:
@@ -76,11 +85,10 @@ class Session:
         if self.is_forked:
             raise used_after_fork()
         with self._connecting:
-            if self._closed:
-                raise CallerError("this client is closed", Code.CANCELLED)
-            connection = self._connection
+            self._raise_if_closed()
+            connection = self.connection
             if connection is None or connection.is_lost:
-                connection = self._connection = self._connect_in_time()
+                connection = self.connection = self._connect_in_time()
             return connection
 
     def _connect_in_time(self) -> Connection:
@@ -93,8 +101,13 @@ class Session:
             except BrokerError as error:
                 if time.monotonic() + pause_s >= deadline_s or error.code is not Code.UNAVAILABLE:
                     raise
+            self._raise_if_closed()
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, LAST_RETRY_S)
+
+    def _raise_if_closed(self) -> None:
+        if self._closed:
+            raise CallerError("this client is closed", Code.CANCELLED)
 
     def _connect(self, deadline_s: float) -> Connection:
         link = open_link(self.address, max(deadline_s - time.monotonic(), 0.001))
@@ -105,7 +118,7 @@ class Session:
         except BaseException:
             link.close()
             raise
-        return Connection(link, welcome, self.address)
+        return Connection(link, welcome, self.address, self._make_standby)
 
     def _register_again(self, link: Link, deadline_s: float) -> None:
         if not self.keeps_memory:
@@ -122,7 +135,7 @@ class Session:
 
     # --- asking -----------------------------------------------------------------------------------------------------------
 
-    def ask(self, make_message: Callable[[int], tuple[Message, Sequence[int]]]) -> Any:
+    def ask(self, make_message: Question) -> Any:
         """Sends what `make_message` makes of a number (and the descriptors it brings), and returns the broker's answer."""
         connection = self.live()
         entry = Entry(next(self.numbers), None, time.monotonic_ns() + int(CONTROL_TIMEOUT_S * 1e9))
@@ -135,7 +148,16 @@ class Session:
 
     def register(self, region: Region, pooled: bool = False) -> None:
         """Registers a region now, and again after every loss of the connection. Raises what the broker answers."""
-        if self.live().welcome.inline_only:
+        self.book(self.live(), region, pooled)
+        try:
+            self.ask(region.registration)
+        except BaseException:
+            self.strike(region)
+            raise
+
+    def book(self, connection: Connection, region: Region, pooled: bool) -> None:
+        """A region that is about to be registered, now and with every broker to come. Raises CallerError for what cannot be."""
+        if connection.welcome.inline_only:
             raise CallerError(
                 f"region '{region.name}': the broker at {self.address} takes tensors inline only", Code.UNSUPPORTED
             )
@@ -146,50 +168,67 @@ class Session:
         regions = self._pooled if pooled else self._regions
         if regions.setdefault(region.name, region) is not region:
             raise CallerError(f"region '{region.name}' is registered already", Code.ALREADY_EXISTS)
-        try:
-            self.ask(region.registration)
-        except BaseException:
-            regions.pop(region.name, None)
-            raise
+
+    def strike(self, region: Region) -> None:
+        """The region is not registered after all."""
+        self._regions.pop(region.name, None)
+        self._pooled.pop(region.name, None)
 
     def unregister(self, name: str) -> None:
         """Forgets one region, or (empty) all that the user registered, and waits until the broker has."""
-        for each in [name] if name else list(self._regions):
+        for each in self.taken_back(name):
+            self.ask(each)
+
+    def taken_back(self, name: str) -> list[Question]:
+        """Forgets one region, or all of the user's; returns what is to be asked for that."""
+        names = [name] if name else list(self._regions)
+        for each in names:
             self._regions.pop(each, None)
-            self.ask(lambda number, each=each: (Unregister(number, each), ()))  # type: ignore[misc]
+        return [partial(_unregistration, each) for each in names]
 
     def drop(self, region: Region) -> None:
         """Unregisters a pooled region without waiting, and closes it: nothing uses it any more."""
-        self._pooled.pop(region.name, None)
-        connection = self._connection
+        self.retract(region)
+        region.close()
+
+    def retract(self, region: Region) -> None:
+        """Unregisters a region without waiting."""
+        self.strike(region)
+        connection = self.connection
         if connection is not None and not connection.is_lost:
             number = next(self.numbers)
             try:
                 connection.start(Entry(number), Unregister(number, region.name))
             except BrokerError:
                 log.debug("region '%s' went with its connection", region.name)
-        region.close()
 
     def forked(self) -> None:
         """In a forked child: everything here is the parent's."""
         self.is_forked = True
-        if self._connection is not None:
-            self._connection.forked()
+        if self.connection is not None:
+            self.connection.forked()
 
     # --- the end ----------------------------------------------------------------------------------------------------------
 
+    def give_up(self) -> None:
+        """No connection is made any more. A thread that tries to make one ends soon, with an error."""
+        self._closed = True
+
     def close(self) -> None:
         """Ends the session; what is in flight ends with an error. Idempotent. In a forked child: leaves the parent's alone."""
-        if self.is_forked or self._closed:
-            self._closed = True
+        self.give_up()
+        if self.is_forked:
             return
         with self._connecting:
-            self._closed = True
-            if self._connection is not None:
-                self._connection.close()
+            if self.connection is not None:
+                self.connection.close()
         for region in self._pooled.values():
             region.close()
         self._pooled.clear()
+
+
+def _unregistration(name: str, number: int) -> tuple[Message, Sequence[int]]:
+    return Unregister(number, name), ()
 
 
 def _tell_forked(reference: weakref.ref[Session]) -> None:
