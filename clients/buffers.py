@@ -25,7 +25,7 @@ from .models import Array, Layout, TensorLayout
 from .pending import Entry
 from .regions import Region
 from .results import InferResult, Outputs, outputs_of
-from .slots import Slot, copy_into, unplaced
+from .slots import Slot, Tensors, copy_into, unplaced
 
 
 class Prepared:
@@ -40,8 +40,8 @@ class Prepared:
         offsets = iter(placement.offsets)
         places = [(spec, next(offsets) if spec.byte_size >= 0 else -1) for spec in layout.inputs + layout.outputs]
         inputs, outputs = places[: len(layout.inputs)], places[len(layout.inputs) :]
-        self.inputs = {spec.name: _view(region.array, spec, offset) for spec, offset in inputs}
-        self.outputs = {spec.name: _view(region.array, spec, offset) for spec, offset in outputs if offset >= 0}
+        self.inputs = Tensors((spec.name, _view(region.array, spec, offset)) for spec, offset in inputs)
+        self.outputs = Tensors((spec.name, _view(region.array, spec, offset)) for spec, offset in outputs if offset >= 0)
         self.inputs_raw = Raw(
             encode([InputTensor(s.name, s.datatype, list(s.shape), region.name, offset, s.byte_size) for s, offset in inputs])
         )

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..ipc.errors import invalid
-from ..ipc.tensors import numpy_dtype, serialize_bytes
+from ..ipc.tensors import numpy_dtype
 from .arena import Arena, Broker
+from .arrays import text_content, to_array
 from .buffers import SingleUse, SlotPool
 from .catalog import Catalog, Model
-from .models import Array, Classification, Layout, ModelInfo, check_inputs, layout_of_arrays, to_array
+from .models import Array, Classification, Layout, ModelInfo, TensorInfo, check_inputs, layout_of_arrays
 from .regions import MemfdRegion, Placed, Region, SystemRegion
 from .session import Session
 from .slots import InlineSlot, PlacedRequest, Slot
@@ -120,7 +121,7 @@ class Draft(NamedTuple):
         check_inputs(model, inputs)
         given = [spec for spec in model.inputs if spec.name in inputs]
         arrays = {spec.name: to_array(model, spec, inputs[spec.name]) for spec in given}
-        contents = {spec.name: _content(spec.datatype, arrays[spec.name]) for spec in given}
+        contents = {spec.name: _content(model, spec, arrays[spec.name]) for spec in given}
         shapes = {name: array.shape for name, array in arrays.items()}
         return cls(layout_of_arrays(model, contents, shapes, outputs), contents)
 
@@ -143,7 +144,7 @@ def placed_request(target: Model, inputs: Inputs, outputs: Wanted, version: int)
     return PlacedRequest(name, asked, inputs, () if outputs is None else outputs)
 
 
-def _content(datatype: str, array: Array) -> Array | bytes:
-    if datatype == "BYTES":
-        return serialize_bytes(array.ravel().tolist())
-    return array.astype(numpy_dtype(datatype), copy=False)  # the machine's byte order
+def _content(model: ModelInfo, spec: TensorInfo, array: Array) -> Array | bytes:
+    if spec.datatype == "BYTES":
+        return text_content(array, f"model '{model.name}': input '{spec.name}'")
+    return array.astype(numpy_dtype(spec.datatype), copy=False)  # the machine's byte order

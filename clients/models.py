@@ -6,11 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 
 from ..ipc.errors import CallerError, invalid
-from ..ipc.tensors import byte_size, datatype_of, numpy_dtype
+from ..ipc.tensors import byte_size, numpy_dtype
 
 Array = npt.NDArray[Any]
 
@@ -144,35 +143,6 @@ def check_inputs(model: ModelInfo, inputs: Mapping[str, object]) -> None:
         raise invalid(
             f"model '{model.name}': its inputs are {expected}, given are {list(inputs)} (missing {missing}, unknown {extra})"
         )
-
-
-def to_array(model: ModelInfo, spec: TensorInfo, value: object) -> Array:
-    """The value as an array that the input takes. Raises CallerError naming model, tensor, what is expected and what was given.
-
-    What is no array yet takes the input's own type. Arrays are never converted: a wrong dtype is a mistake to be heard of.
-    """
-    array = value if isinstance(value, np.ndarray) else _from_python(model, spec, value)
-    given = datatype_of(array)
-    if given != spec.datatype and not (spec.datatype == "BF16" and given == "UINT16"):
-        raise invalid(f"model '{model.name}': input '{spec.name}' is {spec.datatype}, given is {array.dtype} ({given})")
-    expected = ((-1,) if model.max_batch_size else ()) + spec.dims
-    if len(expected) != array.ndim or any(dim not in (-1, size) for dim, size in zip(expected, array.shape, strict=True)):
-        raise invalid(f"model '{model.name}': input '{spec.name}' has shape {list(expected)}, given is {list(array.shape)}")
-    return array
-
-
-def _from_python(model: ModelInfo, spec: TensorInfo, value: object) -> Array:
-    if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
-        return np.asarray(value)
-    try:
-        if hasattr(value, "__dlpack__"):
-            array: Array = np.from_dlpack(value)
-            return array
-        return np.asarray(value, numpy_dtype(spec.datatype))
-    except (ValueError, TypeError, OverflowError, BufferError) as error:
-        raise invalid(
-            f"model '{model.name}': input '{spec.name}' ({spec.datatype}) cannot be made of what was given: {error}"
-        ) from error
 
 
 def _outputs(model: ModelInfo, rows: tuple[int, ...], shapes: Shapes, wanted: OutputNames) -> tuple[TensorLayout, ...]:

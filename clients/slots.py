@@ -24,6 +24,16 @@ from .results import InferResult, Outputs, outputs_of
 NO_OUTPUTS: Mapping[str, Array] = MappingProxyType({})
 
 
+class Tensors(dict[str, Array]):
+    """A slot's arrays by name. They are its memory: to be written in place, and not to be replaced."""
+
+    def __setitem__(self, name: str, _value: object) -> None:
+        raise TypeError(f"a slot's arrays are written in place: ...['{name}'][:] = values")
+
+    def __missing__(self, name: str) -> Array:
+        raise KeyError(f"this slot has no place for '{name}', only for {list(self)}; outputs of unknown size come with results")
+
+
 class Slot(ABC):
     """Memory for one request at a time; as often as wanted, and from any thread.
 
@@ -122,7 +132,7 @@ class InlineSlot(Slot):
     """Private memory, for brokers on other machines: tensors travel beside the messages."""
 
     def __init__(self, layout: Layout, contents: Mapping[str, Array | bytes], outputs: Mapping[str, Array]) -> None:
-        arrays = {name: content for name, content in contents.items() if not isinstance(content, bytes)}
+        arrays = Tensors((name, content) for name, content in contents.items() if not isinstance(content, bytes))
         super().__init__(layout.model, layout.version, arrays, outputs)
         self._contents = contents
         self._inputs_raw = Raw(encode([InputTensor(spec.name, spec.datatype, list(spec.shape)) for spec in layout.inputs]))
@@ -132,9 +142,9 @@ class InlineSlot(Slot):
     @classmethod
     def for_layout(cls, layout: Layout) -> InlineSlot:
         """With fresh arrays for everything of known size."""
-        arrays = {spec.name: np.zeros(spec.shape, numpy_dtype(spec.datatype)) for spec in layout.inputs}
+        arrays = Tensors((spec.name, np.zeros(spec.shape, numpy_dtype(spec.datatype))) for spec in layout.inputs)
         placed = [spec for spec in layout.outputs if spec.byte_size >= 0]
-        return cls(layout, arrays, {spec.name: np.zeros(spec.shape, numpy_dtype(spec.datatype)) for spec in placed})
+        return cls(layout, arrays, Tensors((spec.name, np.zeros(spec.shape, numpy_dtype(spec.datatype))) for spec in placed))
 
     def infer(self, number: int, asked: Asked) -> tuple[Infer, Sequence[bytes]]:
         """With the inputs' bytes, copied now, as parts."""

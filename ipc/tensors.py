@@ -42,7 +42,7 @@ def numpy_dtype(datatype: str) -> np.dtype[Any]:
 
 def datatype_of(array: npt.NDArray[Any]) -> str:
     """The datatype of a numpy array; text and bytes arrays are BYTES. Raises INVALID_ARG for what has none."""
-    if array.dtype.kind in "SU":
+    if array.dtype.kind in "SUT":  # T: numpy 2's StringDType
         return "BYTES"
     try:
         return _DATATYPE[array.dtype.newbyteorder("=")]

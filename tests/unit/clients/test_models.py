@@ -16,7 +16,6 @@ from penstock.clients.models import (
     check_inputs,
     layout_of_arrays,
     layout_of_batch,
-    to_array,
 )
 from penstock.ipc.errors import CallerError
 
@@ -72,36 +71,6 @@ def test_inputs_must_be_those_of_the_model() -> None:
     check_inputs(info, {"b": 1, "a": 2})
     with pytest.raises(CallerError, match=r"missing \['b'\], unknown \['c'\]"):
         check_inputs(info, {"a": 1, "c": 2})
-
-
-class Exporter:
-    """What torch and others are to a client."""
-
-    def __init__(self, array: Any) -> None:
-        self._array = array
-
-    def __dlpack__(self, **options: Any) -> Any:
-        return self._array.__dlpack__(**options)
-
-    def __dlpack_device__(self) -> Any:
-        return self._array.__dlpack_device__()
-
-
-def test_arrays_are_taken_as_they_are_and_lists_are_converted() -> None:
-    spec = TensorInfo("x", "FP32", (-1,))
-    info = model(0, spec)
-    array = np.ones(3, np.float32)
-    assert to_array(info, spec, array) is array
-    assert np.shares_memory(to_array(info, spec, Exporter(array)), array)
-    assert to_array(info, spec, [1, 2]).dtype == np.float32
-    bits = TensorInfo("x", "BF16", (1,))
-    assert to_array(model(0, bits), bits, np.ones(1, np.uint16)).dtype == np.uint16
-    with pytest.raises(CallerError, match="'m': input 'x' is FP32, given is int64"):
-        to_array(info, spec, np.ones(3, np.int64))
-    with pytest.raises(CallerError, match=r"shape \[-1\], given is \[1, 2\]"):
-        to_array(info, spec, np.ones((1, 2), np.float32))
-    with pytest.raises(CallerError, match="cannot be made of what was given"):
-        to_array(info, spec, ["nine"])
 
 
 def test_layouts_of_arrays_know_the_size_of_bytes() -> None:
