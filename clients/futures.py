@@ -13,12 +13,18 @@ import threading
 from collections.abc import Callable, Collection
 from concurrent import futures
 from concurrent.futures import CancelledError, Future
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .pending import Entry
 from .results import InferResult
 
 _PENDING, _FINISHED, _CANCELLED = "PENDING", "FINISHED", "CANCELLED_AND_NOTIFIED"  # _base.py's names of the states
+
+
+if TYPE_CHECKING:
+    _Future = Future[InferResult]
+else:
+    _Future = Future
 
 
 class Reading(Protocol):
@@ -58,7 +64,7 @@ class FirstOf(Entry):
         return any(entry.answered for entry in self._entries)
 
 
-class InferFuture(Entry, Future):  # type: ignore[type-arg]  # Future[InferResult] cannot be subscripted at run time in 3.10
+class InferFuture(Entry, _Future):
     """The result of a request that was submitted. `result()` gives an InferResult; `cancel()` cancels at whatever stage."""
 
     def __init__(self, reading: Reading, number: int, lease: Any, deadline_ns: int) -> None:
@@ -74,18 +80,20 @@ class InferFuture(Entry, Future):  # type: ignore[type-arg]  # Future[InferResul
 
     # --- what concurrent.futures looks at ---------------------------------------------------------------------------------
 
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]  # as the next: the base class only reads them
-        if self.condition is None:
-            self._reading.watch(self)
-        assert self.condition is not None
-        return self.condition
+    if not TYPE_CHECKING:  # a type checker sees the attributes of the base class, which only reads them
 
-    @property
-    def _state(self) -> str:  # type: ignore[override]
-        if not self.answered:
-            return _PENDING
-        return _CANCELLED if isinstance(self.error, CancelledError) else _FINISHED
+        @property
+        def _condition(self) -> threading.Condition:
+            if self.condition is None:
+                self._reading.watch(self)
+            assert self.condition is not None
+            return self.condition
+
+        @property
+        def _state(self) -> str:
+            if not self.answered:
+                return _PENDING
+            return _CANCELLED if isinstance(self.error, CancelledError) else _FINISHED
 
     def make_condition(self) -> None:
         """Called by the connection, which serialises this with the answer."""

@@ -11,7 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from ..ipc.regions import Mapping, create_memfd
 from ..ipc.system_regions import create_system, open_system, unlink_system
 from ..ipc.tensors import byte_size as tensor_bytes
 from ..ipc.tensors import numpy_dtype
+
+R = TypeVar("R", bound="Region")
 
 
 class Placed(NamedTuple):
@@ -99,7 +101,7 @@ class Region(ABC):
             os.close(self._fd)
             self._fd = -1
 
-    def __enter__(self) -> Region:
+    def __enter__(self: R) -> R:  # noqa: PYI019 - typing.Self came with Python 3.11
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

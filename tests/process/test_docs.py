@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -20,21 +21,28 @@ from penstock.runtime.queries import Queries
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_BLOCK = re.compile(r"^( *)```python runnable\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^( *)```python runnable(?: needs (\w+))?\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_CONFIG = re.compile(r"^```protobuf\n(backend: \"identity\".*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def snippets() -> Iterator[Any]:
     for page in PAGES:
         text = page.read_text()
         for found in _BLOCK.finditer(text):
-            line = text.count("\n", 0, found.start(2)) + 1
-            source = "\n" * (line - 1) + textwrap.dedent(found[2])  # so that a traceback names the page's own line
-            yield pytest.param(page, source, id=f"{page.name}:{line}")
+            line = text.count("\n", 0, found.start(3)) + 1
+            source = "\n" * (line - 1) + textwrap.dedent(found[3])  # so that a traceback names the page's own line
+            yield pytest.param(page, source, found[2], id=f"{page.name}:{line}")
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
-    with RunningBroker(tmp_path_factory.mktemp("docs"), ROOT / "model_repository") as running:
+    """On the sample models, and the one whose configuration docs/clients.md shows."""
+    folder = tmp_path_factory.mktemp("docs")
+    repository = shutil.copytree(ROOT / "model_repository", folder / "models")
+    (repository / "words" / "1").mkdir(parents=True)
+    (config,) = _CONFIG.findall((ROOT / "docs" / "clients.md").read_text())
+    (repository / "words" / "config.pbtxt").write_text(config)
+    with RunningBroker(folder, repository) as running:
         yield running
 
 
@@ -47,11 +55,15 @@ def images() -> Any:
 
 def test_there_are_examples() -> None:
     pages = [snippet.values[0].name for snippet in snippets()]
-    assert pages.count("README.md") == 1 and pages.count("guides.md") >= 3
+    assert pages.count("README.md") == 1 and pages.count("guides.md") >= 3 and pages.count("clients.md") >= 9
 
 
-@pytest.mark.parametrize(("page", "source"), list(snippets()))
-def test_the_example_runs(page: Path, source: str, broker: RunningBroker, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("page", "source", "needs"), list(snippets()))
+def test_the_example_runs(
+    page: Path, source: str, needs: str | None, broker: RunningBroker, images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if needs:
+        pytest.importorskip(needs, reason=f"needs {needs} (the extra `{needs}`)")
     monkeypatch.setenv("PENSTOCK_ADDRESS", broker.addresses["local"])
     exec(compile(source, str(page), "exec"), {"__name__": "example", "images": images})
 
