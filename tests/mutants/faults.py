@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import agent_faults
 import cache_faults
+import client_faults
 import configuration_faults
 import delivery_faults
 import link_faults
@@ -28,4 +29,5 @@ FAULTS: tuple[Fault, ...] = (
     *perf_faults.FAULTS,
     *configuration_faults.FAULTS,
     *turn_faults.FAULTS,
+    *client_faults.FAULTS,
 )

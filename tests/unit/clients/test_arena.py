@@ -145,3 +145,25 @@ def test_extents_merge_until_all_is_one_again(wanted: list[int], random: Any) ->
         extents.give(begin, size)
     assert extents.is_empty
     assert extents.take(4097) is None
+
+
+def test_room_can_be_made_in_two_steps(rig: Rig) -> None:
+    # Given an arena that has nothing: it says what it lacks, and asks for nothing
+    assert rig.arena.lacks((256, 40)) == REGION_BYTES
+    assert not rig.made
+    # When such a region is added
+    rig.arena.add(FakeRegion(REGION_BYTES), rig.broker.epoch)  # type: ignore[arg-type]
+    # Then there is room, and taking it asks for nothing either
+    assert rig.arena.lacks((256, 40)) == 0
+    rig.arena.take((256, 40))
+    assert rig.arena.lacks((2 * REGION_BYTES,)) == 2 * REGION_BYTES
+    assert not rig.made
+
+
+def test_a_region_of_an_earlier_broker_is_no_room(rig: Rig) -> None:
+    epoch = rig.broker.epoch
+    rig.broker.meet(b"second", keeps_memory=False)
+    late = FakeRegion(REGION_BYTES)
+    rig.arena.add(late, epoch)  # type: ignore[arg-type]
+    assert rig.arena.lacks((256,)) == REGION_BYTES
+    assert late.closed

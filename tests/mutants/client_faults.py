@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults of the Python client: tasks and their requests, arrays of other libraries, text."""
+
+from __future__ import annotations
+
+from fault import Fault
+
+SESSION = "clients/async_session.py"
+READER = "clients/loop_reader.py"
+ARRAYS = "clients/arrays.py"
+
+TASKS = "tests/contract/test_async_client.py::"
+LOOP = "tests/unit/clients/test_loop_reader.py::"
+TAKEN = "tests/unit/clients/test_arrays.py::"
+EXCHANGE = "tests/contract/test_array_exchange.py::"
+
+FAULTS = (
+    Fault(
+        "a cancelled task leaves its request alone",
+        SESSION,
+        "connection.cancel(entry, asyncio.CancelledError())",
+        "pass",
+        (f"{TASKS}test_wait_for_cancels",),
+    ),
+    Fault(
+        "a task's deadline is not watched",
+        SESSION,
+        "self._reader.arm(entry.deadline_ns)",
+        "pass",
+        (f"{TASKS}test_deadlines_end_requests_that_a_broker_says_nothing_of[local]",),
+    ),
+    Fault(
+        "every task connects for itself",
+        SESSION,
+        "            if self._attempt is None:\n                self._attempt = loop",
+        "            if True:\n                self._attempt = loop",
+        (f"{TASKS}test_no_broker_is_an_error_that_names_the_address_for_each_task[local]",),
+    ),
+    Fault(
+        "tasks share one exception",
+        SESSION,
+        "raise copy.copy(error)",
+        "raise error",
+        (f"{TASKS}test_no_broker_is_an_error_that_names_the_address_for_each_task[local]",),
+    ),
+    Fault(
+        "another loop is let in",
+        SESSION,
+        "            if self._loop is not None:\n                raise",
+        "            if self._loop is None:\n                raise",
+        (f"{TASKS}test_another_loop_or_thread_is_refused[local]",),
+    ),
+    Fault(
+        "every request is a frame",
+        READER,
+        "        if not self._pushing:",
+        "        if True:",
+        (f"{LOOP}test_what_is_put_in_together_is_pushed_once",),
+    ),
+    Fault(
+        "a later deadline replaces an earlier one",
+        READER,
+        "deadline_ns < self._due_ns)",
+        "deadline_ns > self._due_ns)",
+        (f"{LOOP}test_the_earliest_deadline_is_waited_for_and_then_the_next",),
+    ),
+    Fault(
+        "memory of another device is read",
+        ARRAYS,
+        "if kind not in (CPU,",
+        "if kind not in (2, CPU,",
+        (f"{TAKEN}test_mistakes_name_the_input_what_it_is_and_what_was_given",),
+    ),
+    Fault(
+        "fractions are cut off",
+        ARRAYS,
+        '.dtype.kind in "fc":',
+        '.dtype.kind in "c":',
+        (f"{TAKEN}test_mistakes_name_the_input_what_it_is_and_what_was_given",),
+    ),
+    Fault(
+        "a slot goes back while a tensor shows it",
+        "clients/buffers.py",
+        "{name: np.asarray(self._owner)}",
+        "{name: self._owner._array}",
+        (f"{EXCHANGE}test_a_tensor_of_a_result_is_the_slot_s_memory_and_keeps_it",),
+    ),
+    Fault(
+        "an array of a slot can be replaced",
+        "clients/slots.py",
+        "        raise TypeError(f\"a slot's arrays are written",
+        "        return  # (f\"a slot's arrays are written",
+        (f"{EXCHANGE}test_a_slot_s_arrays_cannot_be_replaced_by_mistake",),
+    ),
+    Fault(
+        "a region of an earlier broker is used",
+        "clients/arena.py",
+        "        self._regions.append(PooledRegion(region, epoch))",
+        "        self._regions.append(PooledRegion(region, self._broker.epoch))",
+        ("tests/unit/clients/test_arena.py::test_a_region_of_an_earlier_broker_is_no_room",),
+    ),
+)
