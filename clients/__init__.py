@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client library: `Client`, the regions a program may share with a broker, and the errors that calls raise.
+"""The client library: `Client`, `AsyncClient`, the regions a program may share with a broker, and the errors that calls raise.
 
 Each name is imported when it is first asked for (PEP 562), since the command line and the broker that it starts lie below this
 package and need neither the client nor numpy.

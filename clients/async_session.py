@@ -93,7 +93,7 @@ class AsyncSession:
 
     def entry(self, lease: Lease | None, deadline_ns: int) -> Awaited:
         """A request that is about to be sent."""
-        return Awaited(next(self.sync.numbers), lease, deadline_ns, self.enter().create_future())
+        return Awaited(next(self.sync.numbers), lease, deadline_ns, asyncio.get_running_loop().create_future())
 
     async def answer(self, connection: Connection, entry: Awaited) -> None:
         """Waits for the answer to a request that was sent. Raises its error. A task that is cancelled cancels the request."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import os
 import threading
@@ -27,6 +28,7 @@ from penstock.clients import (
     Slot,
     SystemRegion,
 )
+from penstock.clients.links import open_link
 from penstock.ipc.messages import Cancel, Failed, Goodbye, Hello, Infer, Ping, Register, Unregister
 
 SHORT_S = 0.02
@@ -223,6 +225,31 @@ def test_errors_come_as_the_brokers_own_kind(broker: FakeBroker) -> None:
     run(broker.address, story)
 
 
+def test_memory_is_free_when_an_error_or_a_cancel_is_over_without_the_garbage_collector(broker: FakeBroker) -> None:
+    async def story(client: AsyncClient) -> None:
+        broker.hold = True
+        gc.collect()
+        gc.disable()
+        try:
+            for turn in range(160):  # half of them alone are more than the first block has slots
+                call = asyncio.create_task(client.infer("echo", {"x": rows(1)}))
+                await held(broker, turn + 1)
+                if turn % 2:
+                    call.cancel()
+                    broker.answer(turn)
+                else:
+                    broker.fail(position=turn)
+                await asyncio.wait([call])
+                assert call.cancelled() or isinstance(call.exception(), ModelError)
+                del call
+                await client.regions()
+            assert "1 blocks" in repr(client)
+        finally:
+            gc.enable()
+
+    run(broker.address, story)
+
+
 # --- cancel and timeout ---------------------------------------------------------------------------------------------------
 
 
@@ -376,7 +403,15 @@ def test_the_loop_goes_on_while_a_broker_is_awaited(address: str) -> None:
     run(address, story, connect_timeout_s=20)
 
 
-def test_no_broker_is_an_error_that_names_the_address_for_each_task(address: str) -> None:
+def test_no_broker_is_an_error_that_names_the_address_for_each_task(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[Any] = []
+
+    def counted(*arguments: Any) -> Any:
+        attempts.append(arguments)
+        return open_link(*arguments)
+
+    monkeypatch.setattr("penstock.clients.session.open_link", counted)
+
     async def story(client: AsyncClient) -> None:
         calls = [client.infer("echo", {"x": rows(1)}) for _ in range(50)]
         errors = await asyncio.gather(*calls, return_exceptions=True)
@@ -387,6 +422,7 @@ def test_no_broker_is_an_error_that_names_the_address_for_each_task(address: str
             assert address.split("://")[1] in error.message
 
     run(address, story, connect_timeout_s=SHORT_S)
+    assert len(attempts) < 10  # all tasks waited for the same attempt, which tries a few times
 
 
 def test_a_client_that_is_closed_does_not_go_on_connecting(address: str) -> None:

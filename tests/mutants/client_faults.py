@@ -44,6 +44,13 @@ FAULTS = (
         (f"{TASKS}test_no_broker_is_an_error_that_names_the_address_for_each_task[local]",),
     ),
     Fault(
+        "an error of a task keeps its request's memory",
+        "clients/async_client.py",
+        "            del entry, lease",
+        "            pass",
+        (f"{TASKS}test_memory_is_free_when_an_error_or_a_cancel_is_over_without_the_garbage_collector[local]",),
+    ),
+    Fault(
         "another loop is let in",
         SESSION,
         "            if self._loop is not None:\n                raise",
