@@ -54,13 +54,16 @@ def test_two_models_that_share_a_resource_never_overlap(
     add("two", 1)
     with serving(tmp_path, repository, link, *ON) as client:
         futures = [client.submit(name, rows(*[5] * size)) for size, name in ((1, "one"), (2, "two")) for _ in range(5)]
+        held = barrier.entered()
+        eventually(lambda: sum(client.status()["queued"].values()) == 9, WAIT_S, "all have arrived")
         turns = []
-        for done in range(10):
-            held = barrier.entered()
+        for waiting in (1,) * 9 + (0,):
             turns.append(held.rows)
-            assert in_use(client) == (1, 1 if done < 9 else 0)
+            assert in_use(client) == (1, waiting)
             assert not barrier.is_somebody_there(), "while one executes, the other does not"
             held.let_go()
+            if waiting:
+                held = barrier.entered()
         assert [len(answer(future.result(WAIT_S))) for future in futures] == [1] * 5 + [2] * 5
         assert turns == [1, 2] * 5
         assert in_use(client) == (0, 0)
