@@ -7,6 +7,8 @@ import select
 from collections.abc import Callable
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+LONGEST_S = 86_400.0
+"""No wait is longer: epoll's own limit is 2 ** 31 ms, and a deadline or a queue timeout may be beyond it."""
 
 
 class EventLoop:
@@ -40,7 +42,7 @@ class EventLoop:
         """Waits for something to happen, and calls back for all that did."""
         callbacks, removed = self._callbacks, self._removed
         removed.clear()
-        for fd, events in self._epoll.poll(timeout_s):
+        for fd, events in self._epoll.poll(min(timeout_s, LONGEST_S)):
             if fd not in removed:  # else what happened did so to a descriptor that is closed: the number may be another's now
                 callbacks[fd](events)
 

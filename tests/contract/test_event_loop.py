@@ -23,6 +23,17 @@ def readable() -> int:
     return os.eventfd(1)
 
 
+@pytest.mark.parametrize("timeout_s", [1e3, 1e7, 2**63 / 1e9])
+def test_a_wait_may_be_as_long_as_the_farthest_deadline(loop: EventLoop, timeout_s: float) -> None:
+    """epoll takes no more than 2 ** 31 ms, which is 25 days."""
+    fd, called = readable(), []
+    loop.add(fd, called.append)
+    loop.turn(timeout_s)
+    loop.remove(fd)
+    os.close(fd)
+    assert len(called) == 1
+
+
 def test_whoever_is_ready_is_called_in_every_turn_until_removed(loop: EventLoop) -> None:
     fd, called = readable(), []
     loop.add(fd, called.append)
