@@ -79,7 +79,8 @@ def admit(
     deadline = now_ns + message.deadline_us * 1000 if message.deadline_us else None
     return InferRequest(
         number, session.number, message.principal, binding.model.number, binding.rows, binding.shape_key, deadline, now_ns,
-        client=session, client_id=message.id, binding=binding, explain=message.explain,
+        client=session, client_id=message.id, binding=binding, explain=message.explain, priority=message.priority,
+        timeout_ns=message.timeout_us * 1000,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from .limits import ResourceLimit
 from .models import DRAINING, Model
 from .requests import SENT, Batch, become
 from .resources import Resources
+from .timeouts import Timeouts
 from .timers import Timers
 from .watchdogs import Watchdogs, overrun
 
@@ -20,7 +21,7 @@ from .watchdogs import Watchdogs, overrun
 class Dispatcher:
     """After whatever changed a model, `settle` it (or, where nothing was taken from it, `dispatch`)."""
 
-    __slots__ = ("_batch_number", "_ledger", "instances", "looks", "models", "resources", "watchdogs")
+    __slots__ = ("_batch_number", "_ledger", "instances", "looks", "models", "resources", "timeouts", "watchdogs")
 
     def __init__(self, ledger: Ledger, limits: Sequence[ResourceLimit]) -> None:
         self._ledger = ledger
@@ -30,6 +31,8 @@ class Dispatcher:
         self.instances: dict[int, Instance] = {}
         #: model number -> when the batch it holds back must be looked at again (its look_ns).
         self.looks = Timers()
+        #: When requests of models with queue timeouts expire.
+        self.timeouts = Timeouts()
         self.watchdogs = Watchdogs()
         #: What the instances of rate limited models hold and wait for.
         self.resources = Resources(limits)
@@ -112,6 +115,7 @@ class Dispatcher:
     def check_invariants(self) -> None:
         """Raises AssertionError where the state contradicts itself or the comments on it."""
         self.looks.check_invariants()
+        self.timeouts.check_invariants()
         self.watchdogs.timers.check_invariants()
         assert {i.number: i for model in self.models.values() for i in model.instances} == self.instances, self
         assert all(number in self.models for number in self.looks), self

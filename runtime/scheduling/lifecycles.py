@@ -6,6 +6,7 @@ from __future__ import annotations
 from .commands import AnyCommand
 from .dispatcher import Dispatcher
 from .events import InstanceGone, InstanceReady, ModelAdded, ModelDown, ModelRemoved
+from .expiry import Expiry
 from .instances import Instance
 from .models import DOWN, DRAINING, SERVING, Model
 from .outcomes import Outcomes
@@ -15,11 +16,12 @@ from .requests import IllegalTransitionError
 class Lifecycles:
     """Handlers of the events on models and instances; their state is the dispatcher's."""
 
-    __slots__ = ("_dispatcher", "_outcomes")
+    __slots__ = ("_dispatcher", "_expiry", "_outcomes")
 
-    def __init__(self, dispatcher: Dispatcher, outcomes: Outcomes) -> None:
+    def __init__(self, dispatcher: Dispatcher, outcomes: Outcomes, expiry: Expiry) -> None:
         self._dispatcher = dispatcher
         self._outcomes = outcomes
+        self._expiry = expiry
 
     def instance_ready(self, event: InstanceReady, now_ns: int, out: list[AnyCommand]) -> None:
         """The instance takes batches; a model that was down serves again."""
@@ -54,6 +56,7 @@ class Lifecycles:
         if staged:
             self._outcomes.fail_running(staged.popleft().requests, event.message, out)
         model.put_back([request for batch in staged for request in self._outcomes.take_back(batch.requests, out)])
+        self._expiry.expire(now_ns, out)  # what came back may have waited for its queue timeout meanwhile
         if model.state is DOWN or (model.state is DRAINING and not len(model.instances)):
             self._outcomes.fail_queued(model, out)
         self._dispatcher.settle(model, now_ns, out)
@@ -63,7 +66,7 @@ class Lifecycles:
         models = self._dispatcher.models
         if event.model in models:
             raise IllegalTransitionError(f"{models[event.model]!r} is added a second time")
-        models[event.model] = Model(event.model, event.policy, self._dispatcher.resources)
+        models[event.model] = Model(event.model, event.policy, self._dispatcher.resources, self._dispatcher.timeouts)
 
     def model_removed(self, event: ModelRemoved, now_ns: int, out: list[AnyCommand]) -> None:
         """No request may come; those that are here are served while there is an instance."""

@@ -13,14 +13,17 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
+from ...ipc.errors import Code
 from .batcher import NEVER_NS, Walk, check_walk, decide, join, overdue, sizes_of, walk_over
 from .executions import Executions
 from .instances import Instance, Instances
+from .levels import Levels
 from .ordering import Ordering
 from .policy import Policy
 from .queues import Lines
 from .requests import QUEUED, Closed, Request
 from .resources import Resources
+from .timeouts import Timeouts
 
 
 class ModelState(Enum):
@@ -53,7 +56,9 @@ class Model:
 
     __slots__ = (
         "_batches",
+        "_direct",
         "_executions",
+        "_levels",
         "_lines",
         "_sizes",
         "_walk",
@@ -68,7 +73,7 @@ class Model:
         "timer_ns",
     )
 
-    def __init__(self, number: int, policy: Policy, resources: Resources) -> None:
+    def __init__(self, number: int, policy: Policy, resources: Resources, timeouts: Timeouts) -> None:
         self.number = number
         self.policy = policy
         self.state = SERVING
@@ -81,8 +86,14 @@ class Model:
         self.instances = Instances(policy.credits, self._executions if policy.batches else None)
         self.ordering = Ordering() if policy.preserve_ordering else None
         self.resources = resources if policy.rate_limited else None
-        self._lines = Lines(policy.max_queued_per_principal)
-        #: The batch being formed; empty where the model does not batch. Its requests have left the lines, but are QUEUED.
+        #: The queue, if it has priority levels or queue policies; None: it is one queue without either, and pays for neither.
+        self._levels = Levels(policy, timeouts) if policy.has_levels else None
+        #: The queue, whichever it is.
+        self._lines: Lines | Levels = Lines(policy.max_queued_per_principal) if self._levels is None else self._levels
+        #: The queue, if a new request may be drawn for the batch being formed without standing in it; else None.
+        self._direct = self._lines if policy.batches and isinstance(self._lines, Lines) else None
+        #: The batch being formed; empty where the model does not batch. Its requests have left the lines, but are QUEUED, and
+        #: none is of a higher rank than the one after it.
         self._walk = Walk()
 
     @property
@@ -90,19 +101,27 @@ class Model:
         """How many requests are QUEUED."""
         return self._lines.waiting + len(self._walk.requests)
 
+    def depths(self) -> dict[int, int]:
+        """How many of them are in each priority level that has any; empty for a model that has no levels."""
+        return {} if self._levels is None else self._levels.depths()
+
     def accept(self, request: Request, now_ns: int) -> bool | None:
-        """Queues a new request. True: `assign` may have something to send. None: refused, its principal's line is full."""
-        lines, walk = self._lines, self._walk
+        """Queues a new request. True: `assign` may have something to send. None: refused, `refusal` says why."""
+        lines, direct, walk = self._lines, self._direct, self._walk
         if not self.instances.open:
             return False if lines.push(request) else None
-        if not self._batches or lines.waiting:
+        if direct is None or direct.waiting:
             return lines.push(request) or None
-        if not lines.draw_at_once(request):
+        if not direct.draw_at_once(request):
             return None
         if not join(walk, request, self._sizes):
-            lines.put_back([request], sent=False)
+            direct.put_back([request], sent=False)
             return True
         return bool(walk.marked) or len(walk.requests) == 1 or now_ns >= self.look_ns or request.deadline_ns is not None
+
+    def refusal(self, request: Request) -> tuple[Code, str]:
+        """Why the request was not accepted."""
+        return self._lines.refusal(request)
 
     def assign(self, now_ns: int) -> Assignment | None:
         """The next batch to send, taken out of the queue; None: nothing may be sent now, `look_ns` says until when.
@@ -110,13 +129,12 @@ class Model:
         The instance of a rate limited model holds its resources from here on.
         """
         self.look_ns = NEVER_NS
-        walk = self._walk
-        if not (self._lines.waiting or walk.requests) or (instance := self.instances.choose()) is None:
+        if not (self._lines.waiting or self._walk.requests) or (instance := self.instances.choose()) is None:
             return None
         if not self._batches:
             granted = instance if self.resources is None else self.resources.grant(self.instances)
             return None if granted is None else self._assign_single(granted)
-        self._fill(now_ns)
+        walk = self._fill(now_ns)
         start_by_ns = NEVER_NS
         if walk.deadline_ns != NEVER_NS:
             start_by_ns = self._executions.start_by_ns(walk.rows, walk.deadline_ns)
@@ -144,15 +162,24 @@ class Model:
         self._lines.gone((request,))
         self._walk = walk_over(kept, self._sizes)
 
+    def delay(self, request: Request) -> bool:
+        """Moves a waiting request, which has expired, behind its level if its queue policy says DELAY; else False."""
+        assert self._levels is not None, self
+        return self._levels.delay(request)
+
     def put_back(self, requests: list[Request]) -> None:
         """Requests that were sent and never started return to the front of the queue, in order."""
+        self.start_over()
+        self._lines.put_back(requests, sent=True)
+
+    def start_over(self) -> None:
+        """The requests of the batch being formed return to the front of the queue."""
         self._lines.put_back(self._walk.requests, sent=False)
         self._walk = Walk()
-        self._lines.put_back(requests, sent=True)
 
     def clear(self) -> list[Request]:
         """Takes out everything that is QUEUED, in order."""
-        self.put_back([])
+        self.start_over()
         lines = self._lines
         requests = [lines.take() for _ in range(lines.waiting)]
         lines.gone(requests)
@@ -163,17 +190,24 @@ class Model:
         self._lines.gone(requests)
         return Assignment(instance, requests, requests[0].rows, SINGLE)
 
-    def _fill(self, now_ns: int) -> None:
-        """Walks on through the queue. Beyond the largest preferred size only what is overdue goes (see batcher)."""
-        walk, lines, sizes = self._walk, self._lines, self._sizes
+    def _fill(self, now_ns: int) -> Walk:
+        """Walks on through the queue. Beyond the largest preferred size only what is overdue goes (see batcher).
+
+        When somebody waits who goes before the last of the walk, it begins anew (Triton's cursor is no longer valid).
+        """
+        lines, sizes = self._lines, self._sizes
+        if self._levels is not None and self._walk.requests and self._levels.has_before(self._walk.requests[-1]):
+            self.start_over()
+        walk = self._walk
         walk.stopped = None
         while lines.waiting:
             if walk.rows >= sizes.max_preferred and not overdue(walk, sizes, now_ns):
-                return
+                break
             request = lines.take()
             if not join(walk, request, sizes):
                 lines.put_back([request], sent=False)
-                return
+                break
+        return walk
 
     def _cut(self, instance: Instance, count: int, closed: Closed) -> Assignment:
         walk = self._walk
@@ -193,6 +227,7 @@ class Model:
         check_walk(walk, self._sizes)
         assert all(request.state is QUEUED and request.model == self.number for request in walk.requests), self
         assert self._batches or not walk.requests, self
+        assert all(one.rank <= other.rank for one, other in zip(walk.requests, walk.requests[1:], strict=False)), self
         assert not (self.instances.open and (self._lines.waiting or walk.stopped)), self
         assert self.state is not DOWN or not self.queued, self
         assert (self.state is SERVING) == (not self.message), self

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model's queue: one line per principal, served in turn, so that a flood from one delays another by no more than a batch.
+"""A queue of a model: one line per principal, served in turn, so that a flood from one delays another by no more than a batch.
 
 Within a principal the order is that of arrival. Turns count requests, not rows. Requests that come back from a worker that
 never started them stand in front of all lines, in the order in which they were first drawn. What has been drawn for the batch
 being formed has left the lines, but counts for its principal's bound until it is sent.
+
+A model has one such queue, or one for each priority level in use and one for what that level's policy has delayed (levels.py).
 """
 
 from __future__ import annotations
@@ -13,7 +15,11 @@ from collections.abc import Iterable
 
 from msgspec import Struct, field
 
+from ...ipc.errors import Code
 from .requests import QUEUED, Request
+
+WITHDRAWN = -1
+"""The rank of a request that was taken out of its queue: an entry for it that still stands there is passed over."""
 
 FEW_WITHDRAWN = 64
 """Withdrawn requests stay where they stand until there are this many more of them than of waiting ones."""
@@ -25,18 +31,20 @@ FEW_LINES = 64
 class Line(Struct, eq=False):
     """One principal's requests."""
 
-    #: oldest first: QUEUED ones, never drawn, and withdrawn ones (no longer QUEUED), which are passed over.
+    #: oldest first: QUEUED ones, never drawn, and withdrawn ones (of another rank than the queue's), which are passed over.
     waiting: deque[Request] = field(default_factory=deque)
     queued: int = 0  # of this principal: waiting here, in front of the lines, or drawn and not yet sent
     in_turn: bool = False  # whether it is in the ring of turns
 
 
 class Lines:
-    """The lines of one model. `waiting` is how many requests stand in them (drawn ones left out)."""
+    """The lines of one queue. `waiting` is how many requests stand in them (drawn ones left out)."""
 
-    __slots__ = ("_drawn", "_front", "_limit", "_lines", "_sweep_at", "_turns", "_withdrawn", "waiting")
+    __slots__ = ("_front", "_limit", "_lines", "_rank", "_sweep_at", "_turns", "_withdrawn", "drawn", "waiting")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, rank: int = 0, drawn: int = 0) -> None:
+        #: The rank of all requests that are here.
+        self._rank = rank
         #: How many requests of one principal may be queued.
         self._limit = limit
         #: principal -> its line; a line with nothing queued may be swept away.
@@ -49,8 +57,8 @@ class Lines:
         self._withdrawn = 0
         #: All the others, and those in _front.
         self.waiting = 0
-        #: How many requests were drawn so far: the last `drawn` given.
-        self._drawn = 0
+        #: The last `drawn` given.
+        self.drawn = drawn
         #: The number of lines at which empty ones are looked for.
         self._sweep_at = FEW_LINES
 
@@ -73,7 +81,7 @@ class Lines:
         if line.queued >= self._limit:
             return False
         line.queued += 1
-        self._drawn = request.drawn = self._drawn + 1
+        self.drawn = request.drawn = self.drawn + 1
         return True
 
     def take(self) -> Request:
@@ -81,14 +89,14 @@ class Lines:
         self.waiting -= 1
         if self._front:
             return self._front.popitem(last=False)[1]
-        turns = self._turns
+        turns, rank = self._turns, self._rank
         while True:
             line = turns[0]
             waiting = line.waiting
             while waiting:
                 request = waiting.popleft()
-                if request.state is QUEUED:
-                    self._drawn = request.drawn = self._drawn + 1
+                if request.rank == rank:
+                    self.drawn = request.drawn = self.drawn + 1
                     turns.rotate(-1)
                     return request
                 self._withdrawn -= 1
@@ -101,13 +109,14 @@ class Lines:
             lines[request.principal].queued -= 1
 
     def remove(self, request: Request) -> bool:
-        """Takes out a request that was queued and is no longer; False: it is not waiting here (it was drawn)."""
+        """Takes out a request that is waiting here, and marks it WITHDRAWN; False: it is not waiting (it was drawn)."""
         if request.drawn == 0:
             self._withdrawn += 1
         elif self._front.pop(request.number, None) is None:
             return False
         self._lines[request.principal].queued -= 1
         self.waiting -= 1
+        request.rank = WITHDRAWN
         if self._withdrawn > self.waiting + FEW_WITHDRAWN:
             self._forget_withdrawn()
         return True
@@ -122,6 +131,10 @@ class Lines:
         self._front = OrderedDict((request.number, request) for request in front)
         self.waiting += len(requests)
 
+    def refusal(self, request: Request) -> tuple[Code, str]:
+        """Why `push` or `draw_at_once` would not have the request."""
+        return Code.OVERLOADED, f"{self._limit} requests of {request.principal!r} are queued, which is the limit"
+
     def _new_line(self, principal: str) -> Line:
         if len(self._lines) >= self._sweep_at:
             self._lines = {name: line for name, line in self._lines.items() if line.queued or line.in_turn}
@@ -131,7 +144,7 @@ class Lines:
 
     def _forget_withdrawn(self) -> None:
         for line in self._lines.values():
-            line.waiting = deque(request for request in line.waiting if request.state is QUEUED)
+            line.waiting = deque(request for request in line.waiting if request.rank == self._rank)
             line.in_turn = bool(line.waiting)
         self._turns = deque(line for line in self._turns if line.waiting)
         self._withdrawn = 0
@@ -140,8 +153,9 @@ class Lines:
         """Raises AssertionError where the comments above do not hold. `drawn`: the requests drawn and not yet sent."""
         lines, front = self._lines, list(self._front.values())
         standing = [(name, request) for name, line in lines.items() for request in line.waiting]
-        waiting = [request for _, request in standing if request.state is QUEUED]
-        assert all(name == request.principal and request.drawn == 0 for name, request in standing), self
+        waiting = [request for _, request in standing if request.rank == self._rank]
+        assert all(name == request.principal for name, request in standing), self
+        assert all(request.state is QUEUED and request.drawn == 0 for request in waiting), self
         assert self.waiting == len(waiting) + len(front), self
         assert self._withdrawn == len(standing) - len(waiting), self
         turns = [id(line) for line in self._turns]
@@ -152,7 +166,8 @@ class Lines:
             assert line.in_turn == (id(line) in turns), (name, self)
             assert line.in_turn or not line.waiting, (name, self)
         assert not queued, self
-        assert all(request.state is QUEUED and 0 < request.drawn <= self._drawn for request in [*drawn, *front]), self
+        assert all(request.state is QUEUED and 0 < request.drawn <= self.drawn for request in [*drawn, *front]), self
+        assert all(request.rank == self._rank for request in [*drawn, *front]), self
         assert [request.drawn for request in front] == sorted(request.drawn for request in front), self
 
     def __repr__(self) -> str:

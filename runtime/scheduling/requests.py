@@ -51,7 +51,8 @@ class Request(Struct, eq=False):
     """One accepted request. `shape_key` None: the model's shapes are fixed.
 
     `batch` is the number of the batch it was last sent in; `drawn` is its place in the order in which the model's queue
-    first let requests into a batch (0: not yet), which it keeps when it comes back unstarted.
+    first let requests into a batch (0: not yet), which it keeps when it comes back unstarted. `priority` and `timeout_ns` are
+    what it asked for; `rank` is which of the model's queues it belongs to (levels.py; -1: withdrawn).
     """
 
     number: int
@@ -65,6 +66,9 @@ class Request(Struct, eq=False):
     state: RequestState = QUEUED
     batch: int | None = None
     drawn: int = 0
+    priority: int = 0
+    timeout_ns: int = 0
+    rank: int = 0
 
     def become(self, state: RequestState) -> None:
         """Moves to `state`; raises IllegalTransitionError with the request's story where the table does not allow it."""

@@ -30,6 +30,7 @@ from .events import (
     SessionEnded,
     Tick,
 )
+from .expiry import Expiry
 from .ledger import Ledger
 from .lifecycles import Lifecycles
 from .limits import ResourceLimit
@@ -50,13 +51,15 @@ _WHERE_LATE = {
 class Scheduler:
     """One door in (`handle`), one timer out (`next_deadline`). Not thread-safe: it has one caller."""
 
-    __slots__ = ("_dispatcher", "_handlers", "_ledger", "_outcomes")
+    __slots__ = ("_dispatcher", "_expiry", "_handlers", "_ledger", "_outcomes", "_timeouts")
 
     def __init__(self, limits: Sequence[ResourceLimit] = ()) -> None:
         self._ledger = Ledger()
         self._outcomes = Outcomes(self._ledger)
         self._dispatcher = Dispatcher(self._ledger, limits)
-        lifecycles = Lifecycles(self._dispatcher, self._outcomes)
+        self._timeouts = self._dispatcher.timeouts
+        self._expiry = Expiry(self._dispatcher, self._ledger, self._outcomes)
+        lifecycles = Lifecycles(self._dispatcher, self._outcomes, self._expiry)
         self._handlers: dict[type, Callable[[Any, int, list[AnyCommand]], None]] = {
             Arrived: self._arrived,
             ArrivedTogether: self._arrived_together,
@@ -74,6 +77,8 @@ class Scheduler:
     def handle(self, event: AnyEvent, now_ns: int) -> list[AnyCommand]:
         """What is to be done about the event, in order. `now_ns` never goes back."""
         out: list[AnyCommand] = []
+        if now_ns >= self._timeouts.next_ns:
+            self._expiry.settle(now_ns, out)
         self._handlers[type(event)](event, now_ns, out)
         if self._dispatcher.resources.freed:
             self._dispatcher.wake(now_ns, out)
@@ -83,7 +88,7 @@ class Scheduler:
         """When a Tick is due, in ns. It may come for nothing, never too late for something."""
         dispatcher = self._dispatcher
         earliest_ns = dispatcher.watchdogs.timers.first_ns()
-        for timers in (dispatcher.looks, self._ledger.deadlines):
+        for timers in (dispatcher.looks, self._ledger.deadlines, self._timeouts):
             time_ns = timers.first_ns()
             if time_ns is not None and (earliest_ns is None or time_ns < earliest_ns):
                 earliest_ns = time_ns
@@ -97,6 +102,11 @@ class Scheduler:
     def resources(self) -> list[dict[str, Any]]:
         """The resources of the rate limiter, how much of them is in use, and how many instances wait."""
         return self._dispatcher.resources.describe()
+
+    def queued_by_level(self, model: int) -> dict[int, int]:
+        """The same by priority level, where there are any; empty for a model without levels or queue policies."""
+        known = self._dispatcher.models.get(model)
+        return {} if known is None else known.depths()
 
     def _arrived(self, event: Arrived, now_ns: int, out: list[AnyCommand]) -> None:
         model = self._admit(event.request, now_ns, out)
@@ -127,9 +137,12 @@ class Scheduler:
             self._outcomes.refuse(request, Code.DEADLINE_EXCEEDED, message, "caller", out, accepted=False)
             return None
         accepted = model.accept(request, now_ns)
+        if accepted is None:  # what arrived together with it may leave the queue first
+            self._dispatcher.dispatch(model, now_ns, out)
+            accepted = model.accept(request, now_ns)
         if accepted is None:
-            message = f"{policy.max_queued_per_principal} requests of {request.principal!r} are queued, which is the limit"
-            self._outcomes.refuse(request, Code.OVERLOADED, message, "broker", out, accepted=False)
+            code, message = model.refusal(request)
+            self._outcomes.refuse(request, code, message, "broker", out, accepted=False)
         elif model.ordering is not None:
             model.ordering.enter(request)
         return model if accepted else None

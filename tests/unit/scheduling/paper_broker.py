@@ -29,12 +29,14 @@ from penstock.runtime.scheduling.events import (
     Tick,
 )
 from penstock.runtime.scheduling.limits import EACH, GLOBAL, Needs, Pool, ResourceLimit
-from penstock.runtime.scheduling.policy import Policy
-from penstock.runtime.scheduling.requests import Batch, Request
+from penstock.runtime.scheduling.policy import Policy, QueuePolicy, TimeoutAction
+from penstock.runtime.scheduling.requests import Batch, Request, RequestState
 from penstock.runtime.scheduling.scheduler import Scheduler
 
 US = 1_000
 MS = 1_000_000
+MANY = 8192
+"""The bound of a principal that nothing in these tests reaches."""
 
 
 class Broker:
@@ -59,6 +61,7 @@ class Broker:
         self.batches: list[Batch] = []
         self.killed: list[int] = []
         self.drained: list[int] = []
+        self.refused: set[int] = set()  # requests that were not accepted
 
     def tell(self, event: AnyEvent) -> list[AnyCommand]:
         commands = self.scheduler.handle(event, self.now_ns)
@@ -69,6 +72,8 @@ class Broker:
         for command in commands:
             self._carry_out(command)
         self.scheduler.check_invariants()
+        self._check_order(commands)
+        self._check_waiting()
         return commands
 
     def add_model(self, model: int, policy: Policy, *instances: int) -> None:
@@ -92,9 +97,22 @@ class Broker:
         session: int = 1,
         shape_key: Hashable | None = None,
         within_ns: int | None = None,
+        priority: int = 0,
+        timeout_ns: int = 0,
     ) -> Request:
         deadline_ns = None if within_ns is None else self.now_ns + within_ns
-        request = Request(number, session, principal, model, rows, shape_key, deadline_ns, self.now_ns)
+        request = Request(
+            number,
+            session,
+            principal,
+            model,
+            rows,
+            shape_key,
+            deadline_ns,
+            self.now_ns,
+            priority=priority,
+            timeout_ns=timeout_ns,
+        )
         self.requests[number] = request
         return request
 
@@ -135,6 +153,62 @@ class Broker:
     def closed(self) -> list[str]:
         return [batch.closed.value for batch in self.batches]
 
+    # --- Triton's queue policies, worked out per request: scheduler_utils.cc and InferenceRequest::SetPriority ---
+
+    def level(self, request: Request) -> int:
+        policy = self.policies[request.model]
+        if not policy.dynamic:
+            return 0
+        return request.priority if 1 <= request.priority <= policy.priority_levels else policy.default_priority_level
+
+    def queue_policy(self, request: Request) -> QueuePolicy:
+        policy = self.policies[request.model]
+        if not policy.dynamic:
+            return QueuePolicy()
+        return policy.priority_queue_policies.get(self.level(request), policy.default_queue_policy)
+
+    def expires_ns(self, request: Request) -> float:
+        rules = self.queue_policy(request)
+        timeout_ns = rules.default_timeout_ns
+        if rules.allow_timeout_override and request.timeout_ns and request.timeout_ns < timeout_ns:
+            timeout_ns = request.timeout_ns
+        return request.arrived_ns + timeout_ns if timeout_ns else float("inf")
+
+    def place(self, request: Request) -> tuple[int, bool]:
+        """Level, and whether it was delayed: lower is served first."""
+        return self.level(request), self.expires_ns(request) <= self.now_ns
+
+    def queued(self, model: int, level: int | None = None) -> list[Request]:
+        waiting = [r for r in self.requests.values() if r.model == model and r.state is RequestState.QUEUED]
+        return [r for r in waiting if r.number not in self.refused and level in (None, self.level(r))]
+
+    def _check_order(self, commands: list[AnyCommand]) -> None:
+        """What was sent is of higher places than what was left, and in their order."""
+        for batch in [command.batch for command in commands if isinstance(command, SendBatch)]:
+            places = [self.place(request) for request in batch.requests]
+            assert places == sorted(places), batch
+            known = [left for left in self.queued(batch.model) if not self._may_be_later(left, batch)]
+            assert all(self.place(left) >= places[-1] for left in known), batch
+
+    def _may_be_later(self, left: Request, batch: Batch) -> bool:
+        """Whether the batch may have been sent before this one of the same burst was looked at: to make room for another."""
+        policy = self.policies[left.model]
+        rules = [policy.default_queue_policy, *policy.priority_queue_policies.values()]
+        bounded = policy.max_queued_per_principal < MANY or any(each.max_queue_size for each in rules)
+        last = max(request.number for request in batch.requests)
+        return bounded and left.arrived_ns == self.now_ns and left.number > last
+
+    def _check_waiting(self) -> None:
+        """Nobody waits past a timeout that rejects, and for every timeout to come there is a timer."""
+        due_ns = self.scheduler.next_deadline()
+        for model in self.policies:
+            for request in self.queued(model):
+                expires_ns = self.expires_ns(request)
+                if expires_ns > self.now_ns:
+                    assert expires_ns == float("inf") or (due_ns is not None and due_ns <= expires_ns), request
+                else:
+                    assert self.queue_policy(request).timeout_action is TimeoutAction.DELAY, request
+
     def _carry_out(self, command: AnyCommand) -> None:
         if isinstance(command, SendBatch):
             self._send(command.batch)
@@ -156,6 +230,8 @@ class Broker:
             assert command.message
             self._outcome(command.request, command.code.value)
             self.messages[command.request.number] = command.message
+            if not command.accepted:
+                self.refused.add(command.request.number)
             if command.released:
                 self._release(command.request)
         elif isinstance(command, Deliver):
@@ -192,6 +268,8 @@ class Broker:
         for request in batch.requests:
             assert request.number not in self.outcomes, f"{request!r} is executed after its end"
             assert request.model == batch.model
+            late = self.expires_ns(request) <= self.now_ns
+            assert not late or self.queue_policy(request).timeout_action is TimeoutAction.DELAY, request
         self.workers[batch.instance].append(batch)
         self.batches.append(batch)
         for pool, _ in self.needs[batch.instance].amounts:

@@ -2,8 +2,9 @@
 """Whatever happens in whatever order: one outcome and one release per request, order kept, bounds kept, everything drains.
 
 `paper_broker.Broker` checks after every event: invariants, one outcome, one release (never before the outcome, never while a
-worker has the request), batch sizes, shapes and credits, nothing executed after its end. This adds random stories, the order
-within a principal, and the end: when every worker has answered and every instance that is missing has come, nothing is left.
+worker has the request), batch sizes, shapes and credits, nothing executed after its end, priority levels and queue timeouts.
+This adds random stories, the order within a principal and a level, the bound of a level, and the end: when every worker has
+answered and every instance that is missing has come, nothing is left.
 
 Models may preserve order: then `Broker` checks that replies leave as the requests came, and this that none is withheld without a
 request before it. Models may be rate limited: then `Broker` checks that resources suffice for what is sent, and this that nobody
@@ -17,6 +18,7 @@ from collections import deque
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec import structs
 from paper_broker import MS, US, Broker
 
 from penstock.runtime.scheduling.commands import SendBatch
@@ -34,13 +36,34 @@ from penstock.runtime.scheduling.events import (
     Tick,
 )
 from penstock.runtime.scheduling.limits import GLOBAL, Needs, Pool, ResourceLimit
-from penstock.runtime.scheduling.policy import Policy
+from penstock.runtime.scheduling.policy import Policy, QueuePolicy, TimeoutAction
 from penstock.runtime.scheduling.requests import Request, RequestState
 
 SESSIONS = st.integers(1, 3)
 PRINCIPALS = st.sampled_from(["ann", "ben", "cleo"])
 DURATIONS_NS = st.sampled_from([0, 10 * US, 200 * US, 1 * MS, 7 * MS, 40 * MS])
-POLICIES = st.builds(
+QUEUE_POLICIES = st.builds(
+    QueuePolicy,
+    max_queue_size=st.sampled_from([0, 0, 2, 5]),
+    timeout_action=st.sampled_from(TimeoutAction),
+    default_timeout_ns=st.sampled_from([0, 150 * US, 2 * MS, 30 * MS]),
+    allow_timeout_override=st.booleans(),
+)
+LEVELS = st.one_of(
+    st.just({}),
+    st.fixed_dictionaries({"default_queue_policy": QUEUE_POLICIES}),
+    st.fixed_dictionaries(
+        {
+            "priority_levels": st.just(3),
+            "default_priority_level": st.integers(1, 3),
+            "default_queue_policy": QUEUE_POLICIES,
+            "priority_queue_policies": st.dictionaries(st.integers(1, 3), QUEUE_POLICIES, max_size=2),
+        }
+    ),
+)
+PRIORITIES = st.sampled_from([0, 0, 1, 2, 3, 4])
+TIMEOUTS_NS = st.sampled_from([0, 0, 100 * US, 1 * MS, 60 * MS])
+PLAIN = st.builds(
     Policy,
     max_batch_size=st.just(6),
     dynamic=st.sampled_from([True, True, True, False]),
@@ -62,7 +85,14 @@ LIMITED = st.builds(
     rate_limited=st.just(True),
     preserve_ordering=st.booleans(),
 )
-ANY_POLICY = st.one_of(POLICIES, LIMITED, LIMITED)
+
+
+def with_levels(plain: Policy, levels: dict[str, object]) -> Policy:
+    """Replies in the order of arrival go with neither priority levels nor queue policies: configurations are refused for it."""
+    return plain if plain.preserve_ordering else structs.replace(plain, **levels)
+
+
+ANY_POLICY = st.builds(with_levels, st.one_of(PLAIN, LIMITED, LIMITED), LEVELS)
 POOLS = (Pool("memory", 0), Pool("licence", GLOBAL))
 AMOUNTS = st.dictionaries(st.sampled_from(POOLS), st.integers(1, 4), max_size=2)
 NEEDS = st.builds(lambda amounts, priority: Needs(tuple(amounts.items()), priority), AMOUNTS, st.integers(1, 3))
@@ -90,12 +120,15 @@ class SchedulerMachine(RuleBasedStateMachine):
             line[:] = [request for request in line if request.state in (RequestState.QUEUED, RequestState.SENT)]
 
     def _check_order(self, numbers: list[int], model: int) -> None:
-        for principal in {self.broker.requests[number].principal for number in numbers}:
-            line = self.queue_order[model, principal]
-            mine = [request.number for request in line if request.number in numbers]
-            assert [n for n in numbers if self.broker.requests[n].principal == principal] == mine
-            older = line[: [request.number for request in line].index(mine[-1])]
-            assert all(request.state is not RequestState.QUEUED for request in older)
+        """Among those in time: in what order the delayed ones expired is told in test_queue_timeouts.py."""
+        place = self.broker.place
+        sent = [self.broker.requests[number] for number in numbers]
+        for principal, (level, delayed) in {(request.principal, place(request)) for request in sent}:
+            line = [request for request in self.queue_order[model, principal] if place(request) == (level, False)]
+            mine = [request for request in line if request in sent]
+            if not delayed:
+                assert [each for each in sent if each.principal == principal and place(each) == (level, False)] == mine
+                assert all(older.state is not RequestState.QUEUED for older in line[: line.index(mine[-1])])
 
     @initialize(first=ANY_POLICY, second=st.one_of(ANY_POLICY, st.just(Policy(0))), needs=NEEDS, limits=LIMITS)
     def load_two_models(self, first: Policy, second: Policy, needs: Needs, limits: tuple[ResourceLimit, ...]) -> None:
@@ -109,7 +142,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.models.append(model)
         self.broker.add_model(model, policy)
 
-    def _request(self, slot: int, rows: int, principal: str, session: int, shape: str, within_ns: int | None) -> Request:
+    def _request(
+        self,
+        slot: int,
+        rows: int,
+        principal: str,
+        session: int,
+        shape: str,
+        within_ns: int | None,
+        priority: int,
+        timeout_ns: int,
+    ) -> Request:
         model = self.models[slot]
         policy = self.broker.policies[model]
         self.next_number += 1
@@ -122,6 +165,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             session=session,
             shape_key=shape_key,
             within_ns=within_ns,
+            priority=priority,
+            timeout_ns=timeout_ns,
         )
         self.queue_order.setdefault((model, principal), []).append(request)
         return request
@@ -133,19 +178,42 @@ class SchedulerMachine(RuleBasedStateMachine):
         session=SESSIONS,
         shape=st.sampled_from("aaab"),
         within_ns=st.sampled_from([None, None, None, 0, 100 * US, 3 * MS]),
+        priority=PRIORITIES,
+        timeout_ns=TIMEOUTS_NS,
     )
-    def arrive(self, slot: int, rows: int, principal: str, session: int, shape: str, within_ns: int | None) -> None:
-        self.tell(Arrived(self._request(slot, rows, principal, session, shape, within_ns)))
+    def arrive(
+        self,
+        slot: int,
+        rows: int,
+        principal: str,
+        session: int,
+        shape: str,
+        within_ns: int | None,
+        priority: int,
+        timeout_ns: int,
+    ) -> None:
+        request = self._request(slot, rows, principal, session, shape, within_ns, priority, timeout_ns)
+        limit = self.broker.queue_policy(request).max_queue_size
+        queued = [each for each in self.broker.queued(request.model, self.broker.level(request)) if each is not request]
+        self.tell(Arrived(request))
+        exceeds = "Exceeds maximum queue size" in self.broker.messages.get(request.number, "")
+        if exceeds or (limit and len(queued) >= limit):
+            assert limit and len(queued) >= limit
+            assert request.number in self.broker.refused
 
-    @rule(slot=st.integers(0, 1), burst=st.lists(st.tuples(st.integers(1, 3), PRINCIPALS, SESSIONS), min_size=1, max_size=8))
-    def arrive_together(self, slot: int, burst: list[tuple[int, str, int]]) -> None:
-        self.tell(ArrivedTogether([self._request(slot, rows, who, session, "a", None) for rows, who, session in burst]))
+    @rule(
+        slot=st.integers(0, 1),
+        burst=st.lists(st.tuples(st.integers(1, 3), PRINCIPALS, SESSIONS, PRIORITIES, TIMEOUTS_NS), min_size=1, max_size=8),
+    )
+    def arrive_together(self, slot: int, burst: list[tuple[int, str, int, int, int]]) -> None:
+        requests = [self._request(slot, rows, who, session, "a", None, *asked) for rows, who, session, *asked in burst]
+        self.tell(ArrivedTogether(requests))
 
     @precondition(lambda self: any(self.broker.workers.values()))
     @rule(which=st.integers(0, 5), spent_ns=DURATIONS_NS)
     def answer(self, which: int, spent_ns: int) -> None:
         busy = [instance for instance, batches in sorted(self.broker.workers.items()) if batches]
-        self.broker.now_ns += spent_ns
+        self.broker.now_ns += spent_ns  # whatever is due then comes late: after the answer
         self._answer(busy[which % len(busy)])
 
     def _answer(self, instance: int) -> None:
