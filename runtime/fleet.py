@@ -7,6 +7,8 @@ import heapq
 import logging
 from collections.abc import Callable
 
+from msgspec import structs
+
 from ..ipc.errors import CallerError, PenstockError
 from ..ipc.messages import Loaded, LoadFailed, LoadModel, Ready, Start, Stop
 from .host import Host
@@ -231,14 +233,23 @@ def policy_of(model: ServedModel, settings: Settings) -> Policy:
     seconds = model.config.max_execution_s
     limit_s = settings.max_execution_s if seconds is None else seconds
     limited = is_rate_limited(model.config, settings)
-    return Policy(
+    policy = Policy(
         max_batch_size=model.spec.max_batch_size,
-        dynamic=batching is not None,
-        preferred_batch_sizes=batching.preferred_batch_sizes if batching else (),
-        max_queue_delay_ns=batching.max_queue_delay_us * 1000 if batching else 0,
         max_execution_ns=int(limit_s * 1e9),
         max_queued_per_principal=settings.max_queued_per_principal,
         credits=1 if limited else CREDITS,
         rate_limited=limited,
-        preserve_ordering=batching is not None and batching.preserve_ordering,
+    )
+    if batching is None:
+        return policy
+    return structs.replace(
+        policy,
+        dynamic=True,
+        preserve_ordering=batching.preserve_ordering,
+        preferred_batch_sizes=batching.preferred_batch_sizes,
+        max_queue_delay_ns=batching.max_queue_delay_us * 1000,
+        priority_levels=batching.priority_levels,
+        default_priority_level=batching.default_priority_level,
+        default_queue_policy=batching.default_queue_policy,
+        priority_queue_policies=batching.priority_queue_policies,
     )

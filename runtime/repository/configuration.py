@@ -14,12 +14,13 @@ from msgspec import Struct
 
 from ...ipc.errors import CallerError
 from ...ipc.messages import GRAPH_LEVEL, BatchInput, ModelSpec, Signature, TensorSpec, WarmupSample
+from ..scheduling.policy import QueuePolicy, TimeoutAction
 from . import schema
 from .agents import AgentSettings
 from .fields import refuse_unsupported
 from .locations import ConfigFile, locate
 from .mistakes import parse
-from .normalisation import fill_in, name_backend, use_cpu_for_gpu
+from .normalisation import fill_in, name_backend, use_cpu_for_gpu, warn_of_idle_levels
 from .schema import Proto
 from .shapes import batch_inputs, scattered, tensor_specs
 from .signatures import compare, fill_in_signature
@@ -53,11 +54,18 @@ class InstanceGroup(Struct, frozen=True):
 
 
 class DynamicBatching(Struct, frozen=True):
-    """The dynamic batcher's settings. Sizes are empty only for a model without a batch dimension."""
+    """The dynamic batcher's settings. Sizes are empty only for a model without a batch dimension.
+
+    `priority_levels` 0: there is one level, and the two fields after it are 0 and empty.
+    """
 
     preferred_batch_sizes: tuple[int, ...]
     max_queue_delay_us: int
     preserve_ordering: bool = False
+    priority_levels: int = 0
+    default_priority_level: int = 0
+    priority_queue_policies: dict[int, QueuePolicy] = {}
+    default_queue_policy: QueuePolicy = QueuePolicy()
 
 
 class ModelConfig(Struct, frozen=True):
@@ -125,6 +133,7 @@ def parse_config(
     config = parse(text, name)
     file = ConfigFile(name, locate(text))
     warnings = use_cpu_for_gpu(config, file) if gpu_fallback else []
+    warnings += warn_of_idle_levels(config, file)
     refuse_unsupported(config, file)
     _check_name(config, model_directory_name, file)
     try:
@@ -174,8 +183,6 @@ def _check_name(config: Proto, directory: str, file: ConfigFile) -> None:
 
 
 def _frozen(config: Proto, is_batching_chosen: bool, warnings: tuple[str, ...]) -> ModelConfig:
-    batching = config.dynamic_batching
-    sizes = tuple(sorted(set(batching.preferred_batch_size)))
     return ModelConfig(
         name=config.name,
         backend=config.backend,
@@ -184,9 +191,7 @@ def _frozen(config: Proto, is_batching_chosen: bool, warnings: tuple[str, ...]) 
         inputs=tensor_specs(config.input, {}),
         outputs=tensor_specs(config.output, scattered(config)),
         batch_inputs=batch_inputs(config),
-        dynamic_batching=DynamicBatching(sizes, batching.max_queue_delay_microseconds, batching.preserve_ordering)
-        if config.HasField("dynamic_batching")
-        else None,
+        dynamic_batching=_dynamic_batching(config.dynamic_batching) if config.HasField("dynamic_batching") else None,
         instance_groups=tuple(
             InstanceGroup(
                 group.name, group.count, schema.kind_name(group), group.host_policy, _rate_limiter(group.rate_limiter)
@@ -212,3 +217,23 @@ def _rate_limiter(limiter: Proto) -> RateLimiter:
     return RateLimiter(
         tuple(Resource(name, everywhere, count) for (name, everywhere), count in resources.items()), limiter.priority
     )
+
+
+def _dynamic_batching(batching: Any) -> DynamicBatching:
+    levels: int = batching.priority_levels
+    return DynamicBatching(
+        preferred_batch_sizes=tuple(sorted(set(batching.preferred_batch_size))),
+        max_queue_delay_us=batching.max_queue_delay_microseconds,
+        preserve_ordering=batching.preserve_ordering,
+        priority_levels=levels,
+        default_priority_level=batching.default_priority_level if levels else 0,
+        priority_queue_policies={
+            level: _queue_policy(policy) for level, policy in batching.priority_queue_policy.items() if levels
+        },
+        default_queue_policy=_queue_policy(batching.default_queue_policy),
+    )
+
+
+def _queue_policy(policy: Any) -> QueuePolicy:
+    action = TimeoutAction.DELAY if policy.timeout_action == policy.DELAY else TimeoutAction.REJECT
+    return QueuePolicy(policy.max_queue_size, action, policy.default_timeout_microseconds * 1000, policy.allow_timeout_override)

@@ -41,8 +41,6 @@ class Rule(NamedTuple):
 _YES, _HINT, _OUTER, _NO = Status.IMPLEMENTED, Status.HINT, Status.OUTER, Status.REFUSED
 _NO_GPU = "no GPU device is built into this release; remove it"
 _TENSORRT = "it concerns TensorRT only, which this release does not have; remove it"
-_ONE_LEVEL = "there is one priority level, first come first served; remove it"
-_QUEUE = "queue policies are not built yet; remove it and give requests a deadline instead"
 _ON_GPU = "concerns transfers to a GPU; without one, Triton does nothing either"
 
 RULES: dict[str, Rule] = {
@@ -108,14 +106,18 @@ RULES: dict[str, Rule] = {
     "dynamic_batching.preferred_batch_size": Rule(_YES, "[max_batch_size] where it is left out"),
     "dynamic_batching.max_queue_delay_microseconds": Rule(_YES),
     "dynamic_batching.preserve_ordering": Rule(_YES, "replies leave in the order of arrival, whichever instance is first"),
-    "dynamic_batching.priority_levels": Rule(_NO, _ONE_LEVEL),
-    "dynamic_batching.default_priority_level": Rule(_NO, _ONE_LEVEL),
-    "dynamic_batching.default_queue_policy": Rule(_OUTER),
-    "dynamic_batching.default_queue_policy.timeout_action": Rule(_NO, _QUEUE),
-    "dynamic_batching.default_queue_policy.default_timeout_microseconds": Rule(_NO, _QUEUE),
-    "dynamic_batching.default_queue_policy.allow_timeout_override": Rule(_NO, _QUEUE),
-    "dynamic_batching.default_queue_policy.max_queue_size": Rule(_NO, _QUEUE),
-    "dynamic_batching.priority_queue_policy": Rule(_NO, _ONE_LEVEL),
+    "dynamic_batching.priority_levels": Rule(_YES, "1 is served first; 0 or left out: one level, whatever requests ask for"),
+    "dynamic_batching.default_priority_level": Rule(_YES, "of requests that ask for none, or for one above priority_levels"),
+    "dynamic_batching.default_queue_policy": Rule(_YES, "of each level without a policy of its own"),
+    "dynamic_batching.default_queue_policy.timeout_action": Rule(_YES, "REJECT: UNAVAILABLE; DELAY: behind its level"),
+    "dynamic_batching.default_queue_policy.default_timeout_microseconds": Rule(_YES, "in the queue; 0: none"),
+    "dynamic_batching.default_queue_policy.allow_timeout_override": Rule(_YES, "a request may shorten the default timeout"),
+    "dynamic_batching.default_queue_policy.max_queue_size": Rule(_YES, "of a level; beyond it UNAVAILABLE; 0: unbounded"),
+    "dynamic_batching.priority_queue_policy": Rule(_YES, "by level, instead of the default policy"),
+    "dynamic_batching.priority_queue_policy.timeout_action": Rule(_YES),
+    "dynamic_batching.priority_queue_policy.default_timeout_microseconds": Rule(_YES),
+    "dynamic_batching.priority_queue_policy.allow_timeout_override": Rule(_YES),
+    "dynamic_batching.priority_queue_policy.max_queue_size": Rule(_YES),
     "sequence_batching": Rule(_NO, "the sequence batcher is not built yet"),
     "ensemble_scheduling": Rule(_NO, "ensembles are not built yet; call the models one after the other"),
     "instance_group": Rule(_YES, "one group on the CPU where it is left out"),

@@ -24,6 +24,15 @@ def use_cpu_for_gpu(config: Proto, file: ConfigFile) -> list[str]:
     return warnings
 
 
+def warn_of_idle_levels(config: Proto, file: ConfigFile) -> list[str]:
+    """A warning for each key that says something of priority levels when there are none: Triton passes over them in silence."""
+    batching = config.dynamic_batching
+    if batching.priority_levels:
+        return []
+    paths = [f"dynamic_batching.{key}" for key in ("default_priority_level", "priority_queue_policy") if getattr(batching, key)]
+    return [f"{file.at(path)}: {path} has no effect, because priority_levels is 0 or left out" for path in paths]
+
+
 def name_backend(config: Proto, detected: str) -> None:
     """Fills in platform and backend, each from the other. Raises CallerError where they do not exist or do not match.
 

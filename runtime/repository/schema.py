@@ -176,7 +176,7 @@ def as_json(message: Proto) -> dict[str, Any]:
         value = getattr(message, field.name)
         if _is_map(field):
             entry = field.message_type.fields_by_name["value"]
-            document[field.name] = {key: _json_value(entry, value[key]) for key in sorted(value)}
+            document[field.name] = {str(key): _json_value(entry, value[key]) for key in sorted(value)}
         elif _is_repeated(field):
             document[field.name] = [_json_value(field, item) for item in value]
         elif not field.has_presence or message.HasField(field.name):

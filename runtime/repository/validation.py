@@ -129,6 +129,7 @@ def _tensor(tensor: Any, prefix: str, path: str) -> Iterator[Problem]:
 
 
 def _dynamic_batching(config: Proto) -> Iterator[Problem]:
+    yield from _priority_levels(config)
     for index, size in enumerate(config.dynamic_batching.preferred_batch_size):
         path = f"dynamic_batching.preferred_batch_size[{index}]"
         if size < 1:
@@ -154,6 +155,19 @@ def _preserve_ordering(config: Proto) -> Iterator[Problem]:
         if policy.default_timeout_microseconds and policy.timeout_action == policy.DELAY:
             text = f"Queue policy can not have DELAY as timeout action when 'preserve_ordering' is true for {config.name}"
             yield Problem(f"dynamic_batching.{key}", text)
+
+
+def _priority_levels(config: Proto) -> Iterator[Problem]:
+    batching = config.dynamic_batching
+    levels = batching.priority_levels
+    if levels and not 1 <= batching.default_priority_level <= levels:
+        given = batching.default_priority_level
+        text = f"default priority level must be in range [1, {levels}] for {config.name}, got {given or 'none'}"
+        yield Problem("dynamic_batching.default_priority_level", text)
+    for level in sorted(batching.priority_queue_policy) if levels else ():
+        if not 1 <= level <= levels:
+            text = f"priority queue policy must have priority level in range [1, {levels}] for {config.name}, got {level}"
+            yield Problem("dynamic_batching.priority_queue_policy", text)
 
 
 def _instance_groups(config: Proto) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ from penstock.ipc.messages import ModelSpec, TensorSpec
 from penstock.runtime.repository.configuration import DynamicBatching, InstanceGroup, RateLimiter, Resource
 from penstock.runtime.repository.schema import parse_text
 from penstock.runtime.repository.validation import problems
+from penstock.runtime.scheduling.policy import QueuePolicy, TimeoutAction
 
 
 def test_a_configuration_as_workers_and_the_scheduler_see_it() -> None:
@@ -150,6 +151,22 @@ def test_gpu_instances_are_refused_with_the_remedy_or_fall_back_with_a_warning()
             IDENTITY + "max_batch_size: 4 dynamic_batching { preferred_batch_size: 0 }",
             "dynamic batching preferred size must be positive for m, got 0",
         ),
+        (
+            IDENTITY + "dynamic_batching { priority_levels: 3 }",
+            "default priority level must be in range [1, 3] for m, got none",
+        ),
+        (
+            IDENTITY + "dynamic_batching { priority_levels: 3\ndefault_priority_level: 4 }",
+            ":5:1: default priority level must be in range [1, 3] for m, got 4",
+        ),
+        (
+            IDENTITY + "dynamic_batching { priority_levels: 3 default_priority_level: 1\npriority_queue_policy { key: 4 value { } } }",
+            ":5:1: priority queue policy must have priority level in range [1, 3] for m, got 4",
+        ),
+        (
+            IDENTITY + "dynamic_batching { priority_levels: 3 default_priority_level: 1 priority_queue_policy { key: 0 value { } } }",
+            "priority queue policy must have priority level in range [1, 3] for m, got 0",
+        ),
         (IDENTITY + "version_policy { latest { } }", ":4:18: version_policy: num_versions must be at least 1 for m"),
         (IDENTITY + "version_policy { specific { } }", ":4:18: version_policy: specific needs versions"),
         (IDENTITY + "version_policy { specific { versions: [ 2, 0 ] } }", "specific needs versions, each at least 1"),
@@ -250,3 +267,41 @@ def test_an_unlimited_execution_may_be_asked_for() -> None:
     text = IDENTITY + 'parameters { key: "max_execution_s" value { string_value: "0" } }'
 
     assert parsed(text).max_execution_s == 0.0
+
+
+def test_priority_levels_and_queue_policies_are_carried_and_shown() -> None:
+    config = parsed(
+        IDENTITY
+        + """dynamic_batching {
+            priority_levels: 2147483648 default_priority_level: 2
+            default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 7 }
+            priority_queue_policy { key: 1 value { max_queue_size: 4 allow_timeout_override: true } }
+        }"""
+    )
+
+    batching = config.dynamic_batching
+    assert batching is not None
+    assert (batching.priority_levels, batching.default_priority_level) == (2**31, 2)
+    assert batching.default_queue_policy == QueuePolicy(0, TimeoutAction.DELAY, 7_000, False)
+    assert batching.priority_queue_policies == {1: QueuePolicy(4, TimeoutAction.REJECT, 0, True)}
+    # JSON's keys are text
+    assert config.to_json()["dynamic_batching"]["priority_queue_policy"] == {
+        "1": {
+            "timeout_action": "REJECT", "default_timeout_microseconds": 0, "allow_timeout_override": True, "max_queue_size": 4
+        }
+    }  # fmt: skip
+    assert config.warnings == ()
+
+
+def test_levels_that_are_spoken_of_but_not_there_have_no_effect_and_a_warning() -> None:
+    """Triton loads such a configuration, too, and says nothing."""
+    config = parsed(
+        IDENTITY
+        + "dynamic_batching {\ndefault_priority_level: 2\npriority_queue_policy { key: 5 value { max_queue_size: 4 } } }"
+    )
+
+    assert config.dynamic_batching == DynamicBatching((), 0)
+    assert config.warnings == (
+        "m/config.pbtxt:5:1: dynamic_batching.default_priority_level has no effect, because priority_levels is 0 or left out",
+        "m/config.pbtxt:6:1: dynamic_batching.priority_queue_policy has no effect, because priority_levels is 0 or left out",
+    )

@@ -13,6 +13,7 @@ from penstock.ipc.messages import Failed, Loaded, LoadFailed, Ping, Ready, Resul
 from penstock.runtime.fleet import policy_of
 from penstock.runtime.models import ModelState, ModelTable
 from penstock.runtime.repository.configuration import ModelConfig, parse_config
+from penstock.runtime.scheduling.policy import QueuePolicy, TimeoutAction
 from penstock.runtime.settings import Settings
 
 TWO = CONFIG.replace("count: 1", "count: 2")
@@ -194,6 +195,20 @@ def test_a_policy_is_the_configuration_in_the_schedulers_units() -> None:
     full = policy_of(table.add(parsed(batching + limit), 2, "/m/2"), settings)
     assert (full.batches, full.preferred_batch_sizes, full.max_queue_delay_ns) == (True, (2,), 300_000)
     assert full.max_execution_ns == 250_000_000
+
+
+def test_a_policy_has_the_levels_and_queue_policies_of_the_configuration() -> None:
+    text = """dynamic_batching {
+        priority_levels: 3 default_priority_level: 2
+        default_queue_policy { max_queue_size: 9 }
+        priority_queue_policy { key: 1 value { timeout_action: DELAY default_timeout_microseconds: 500 allow_timeout_override: true } }
+    }"""
+    settings = Settings(addresses=("unix:///x",))
+    policy = policy_of(ModelTable().add(parsed(text), 1, "/m/1"), settings)
+    assert (policy.priority_levels, policy.default_priority_level, policy.has_levels) == (3, 2, True)
+    assert policy.default_queue_policy == QueuePolicy(max_queue_size=9)
+    assert policy.priority_queue_policies == {1: QueuePolicy(0, TimeoutAction.DELAY, 500_000, True)}
+    assert not policy_of(ModelTable().add(parsed("dynamic_batching { }"), 1, "/m/1"), settings).has_levels
 
 
 def test_without_a_version_the_highest_that_accepts_requests_is_meant() -> None:
