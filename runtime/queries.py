@@ -133,6 +133,11 @@ class Queries:
             "stopping": core.stopping,
             "models": core.models.summary(),
             "queued": {model.label: core.scheduler.queued(model.number) for model in core.models if model.accepts},
+            "queued_by_level": {
+                model.label: {str(level): count for level, count in found.items()}
+                for model in core.models
+                if model.accepts and (found := core.scheduler.queued_by_level(model.number))
+            },
             "instances": [instance.describe() for instance in core.fleet.instances.values()],
             "sessions": [session.describe() for session in core.reception.sessions.values()],
             "regions": len(core.regions),

@@ -61,18 +61,24 @@ def named_file(text: str) -> tuple[str, Path]:
 @click.option("--output-dir", type=click.Path(file_okay=False, path_type=Path), help="Write NAME.npy per output there.")
 @click.option("--model-version", type=click.IntRange(1), help="Default: the highest that is READY.")
 @click.option("--timeout-s", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="For the answer.")
+@click.option(
+    "--queue-timeout-s",
+    type=click.FloatRange(0, min_open=True),
+    help="For the wait in the queue alone, where the model's queue policy allows to shorten its own.",
+)
+@click.option("--priority", type=click.IntRange(0), default=0, help="1 is served first. Default: the model's default level.")
 @address_option
 @json_option
-def infer(  # noqa: PLR0913, PLR0917 - click passes each argument and option by its name
+def infer(
     model: str,
     files: tuple[tuple[str, Path], ...],
     wanted: tuple[str, ...],
     classes: int | None,
     output_dir: Path | None,
     model_version: int | None,
-    timeout_s: float,
     address: str | None,
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Send MODEL one request and show its outputs, or write them to --output-dir.
 
@@ -84,7 +90,7 @@ def infer(  # noqa: PLR0913, PLR0917 - click passes each argument and option by 
     version = model_version or -1
     with connected(address) as client:
         outputs = _forms(client, model, version, wanted, classes)
-        result = client.infer(model, inputs, outputs=outputs, version=version, timeout_s=timeout_s, explain=True)
+        result = client.infer(model, inputs, outputs=outputs, version=version, explain=True, **asked)
     written = {} if output_dir is None else write_outputs(output_dir, result)
     if as_json:
         print_json(_document(model, result, written))

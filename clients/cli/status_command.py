@@ -29,8 +29,9 @@ from .rendering import memory, model_label, print_json, print_table
 def status(address: str | None, as_json: bool) -> None:
     """Show the broker, its models and why some are not READY, its workers, and the clients that are connected.
 
-    With --json: an object with pid, addresses, ready, stopping, models, queued, instances, sessions, regions, region_bytes,
-    cache and bad_messages; with the rate limiter also resources, each with its device (null: global), count, used, and waiting.
+    With --json: an object with pid, addresses, ready, stopping, models, queued, queued_by_level (of models with priority levels
+    or queue policies), instances, sessions, regions, region_bytes, cache and bad_messages; with the rate limiter also resources,
+    each with its device (null: global), count, used, and waiting.
     """
     with connected(address) as client:
         found = client.status()
@@ -47,10 +48,7 @@ def _show(found: dict[str, Any]) -> None:
     cache = found["cache"]
     size = f"{memory(cache['byte_size'])} of {memory(cache['capacity_bytes'])}"
     click.echo(f"response cache: {cache['entries']} entries, {size}, {cache['evictions']} evicted\n")
-    queued = found["queued"]
-    rows = [
-        (model_label(row), row["state"], row["reason"] or "-", queued.get(model_label(row), "-")) for row in found["models"]
-    ]
+    rows = [(model_label(row), row["state"], row["reason"] or "-", _queued(found, model_label(row))) for row in found["models"]]
     print_table("models", ("model", "state", "reason", "queued"), rows, right_from=3)
     workers = [
         (
@@ -69,3 +67,10 @@ def _show(found: dict[str, Any]) -> None:
     sessions = found["sessions"]
     columns = list(sessions[0]) if sessions else []
     print_table("clients", columns, [["-" if row[column] is None else row[column] for column in columns] for row in sessions])
+
+
+def _queued(found: dict[str, Any], model: str) -> str:
+    """How many requests are queued, and in which priority levels: "5 (1: 2, 3: 3)"."""
+    levels = {level: count for level, count in found["queued_by_level"].get(model, {}).items() if level != "0"}
+    by_level = f" ({', '.join(f'{level}: {count}' for level, count in levels.items())})" if levels else ""
+    return f"{found['queued'].get(model, '-')}{by_level}"

@@ -11,6 +11,7 @@ import delivery_faults
 import link_faults
 import packing_faults
 import perf_faults
+import priority_faults
 import registry_faults
 import scheduler_faults
 import shape_faults
@@ -19,6 +20,7 @@ from fault import Fault
 
 FAULTS: tuple[Fault, ...] = (
     *scheduler_faults.FAULTS,
+    *priority_faults.FAULTS,
     *link_faults.FAULTS,
     *packing_faults.FAULTS,
     *shape_faults.FAULTS,

@@ -22,10 +22,11 @@ from penstock.ipc.messages import Copied, Explanation
 
 STATUS = {
     "pid": 7, "addresses": ["unix:///run/p.sock"], "ready": False, "stopping": False, "regions": 2, "region_bytes": 3 << 20,
-    "bad_messages": 1, "queued": {"digits/1": 4},
+    "bad_messages": 1, "queued": {"digits/1": 4, "ranked/1": 5}, "queued_by_level": {"ranked/1": {"1": 2, "3": 3}},
     "cache": {"byte_size": 3 << 20, "capacity_bytes": 64 << 20, "entries": 5, "evictions": 2},
     "models": [
         {"name": "digits", "version": "1", "state": "READY", "reason": ""},
+        {"name": "ranked", "version": "1", "state": "READY", "reason": ""},
         {"name": "broken", "version": "", "state": "UNAVAILABLE", "reason": "config.pbtxt:3: [odd] field"},
     ],
     "instances": [
@@ -241,6 +242,7 @@ def test_status_shows_models_with_reasons_workers_and_clients(client: FakeClient
     assert "response cache: 5 entries, 3.0 MiB of 64.0 MiB, 2 evicted" in shown
     assert "config.pbtxt:3: [odd] field" in shown, "brackets are no markup"
     assert any(line.split() == ["digits/1", "READY", "-", "4"] for line in shown.splitlines())
+    assert any(line.split() == ["ranked/1", "READY", "-", "5", "(1:", "2,", "3:", "3)"] for line in shown.splitlines())
     assert any(line.split() == ["digits_0_0", "digits/1", "ready", "0-2,6", "8", "2"] for line in shown.splitlines())
     assert any(line.split() == ["1", "-", "me", "0", "2", "0"] for line in shown.splitlines())
 
@@ -292,6 +294,19 @@ def test_infer_asks_for_classes_of_every_output_or_of_those_that_are_named(clien
     ]  # fmt: skip
     assert "0.500000:1:one" in shown.stdout
     assert penstock("infer", "simple", "--input", f"a={array_file}", "--classes", "0").exit_code == 2
+
+
+def test_infer_asks_for_a_priority_and_a_queue_timeout(client: FakeClient, array_file: Path) -> None:
+    penstock("infer", "m", "--input", f"a={array_file}", "--priority", "2", "--queue-timeout-s", "0.5", "--timeout-s", "9")
+    penstock("infer", "m", "--input", f"a={array_file}")
+    asked = [each[2] for each in client.asked if each[0] == "m"]
+    assert [(options["priority"], options["queue_timeout_s"]) for options in asked] == [(2, 0.5), (0, None)]
+    assert [options["timeout_s"] for options in asked] == [9.0, 60.0]
+
+
+@pytest.mark.parametrize("words", [("--priority", "-1"), ("--priority", "high"), ("--queue-timeout-s", "0")])
+def test_infer_refuses_priorities_and_timeouts_that_cannot_be(array_file: Path, words: tuple[str, str]) -> None:
+    assert penstock("infer", "m", "--input", f"a={array_file}", *words).exit_code == 2
 
 
 def test_infer_json_holds_the_data_and_nan_is_null(client: FakeClient, array_file: Path) -> None:

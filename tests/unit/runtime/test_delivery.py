@@ -253,3 +253,42 @@ def test_a_worker_cannot_attach_where_no_descriptors_pass(broker: ScriptedBroker
     broker.say(session, Hello(os.urandom(16), role="worker", name="echo"))
     (failed,) = link_of(session).take(Failed)
     assert (failed.code, failed.message) == ("UNSUPPORTED", "a worker attaches over the local link only")
+
+
+def test_a_queue_timeout_is_counted_as_a_failure_and_a_full_queue_is_not_counted() -> None:
+    """Given a queue of one with a timeout of 10 ms, which requests may shorten, and an instance that is busy."""
+    policy = "max_queue_size: 1 default_timeout_microseconds: 10000 allow_timeout_override: true"
+    broker = ScriptedBroker(CONFIG + f"dynamic_batching {{ default_queue_policy {{ {policy} }} }}")
+    broker.start()
+    client = broker.client()
+    first = broker.infer(client)
+    # When one waits for the 4 ms that it asks for, and another comes meanwhile
+    late = broker.infer(client, slot=1, timeout_us=4000)
+    refused = broker.infer(client, slot=2)
+    broker.wait(4)
+    broker.finish(broker.batches()[0])
+
+    # Then each hears why, and only the one that waited is a failure
+    outcomes = {message.id: message for message in link_of(client).take()}
+    assert isinstance(outcomes[first], Result)
+    assert (outcomes[refused].code, outcomes[late].code) == ("UNAVAILABLE", "UNAVAILABLE")
+    said = "model 'echo': Exceeds maximum queue size: the model may have 1 requests queued, has 1"
+    assert outcomes[refused].message == said
+    assert outcomes[late].message == "model 'echo': Request timeout expired: it was 4.0 ms in the queue"
+    statistics = broker.core.models.find("echo", -1).record.statistics
+    assert (statistics.success_count, statistics.fail_count, statistics.fail_ns) == (1, 1, 4_000_000)
+    broker.core.reception.end(client, "test over")
+
+
+def test_the_status_says_how_many_are_queued_at_each_level() -> None:
+    levels = "priority_levels: 3 default_priority_level: 2"
+    broker = ScriptedBroker(CONFIG + f"dynamic_batching {{ {levels} max_queue_delay_microseconds: 1000000 }}")
+    broker.start()
+    client = broker.client()
+    for slot, priority in enumerate((3, 0, 3)):
+        broker.infer(client, slot=slot, priority=priority)
+    broker.say(client, Query(9, "status"))
+    (reply,) = link_of(client).take()
+    assert reply.value["queued"] == {"echo/1": 3}
+    assert reply.value["queued_by_level"] == {"echo/1": {"2": 1, "3": 2}}
+    broker.core.reception.end(client, "test over")
