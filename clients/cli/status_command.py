@@ -29,9 +29,9 @@ from .rendering import memory, model_label, print_json, print_table
 def status(address: str | None, as_json: bool) -> None:
     """Show the broker, its models and why some are not READY, its workers, and the clients that are connected.
 
-    With --json: an object with pid, addresses, ready, stopping, models, queued, queued_by_level (of models with priority levels
-    or queue policies), instances, sessions, regions, region_bytes, cache and bad_messages; with the rate limiter also resources,
-    each with its device (null: global), count, used, and waiting.
+    With --json: an object with pid, addresses, ready, stopping, models, queued, queued_by_level (of models with priority
+    levels or queue policies), instances, sessions, regions, region_bytes, cache and bad_messages; with the rate limiter also
+    resources, each with its device (null: global), count, used, and waiting.
     """
     with connected(address) as client:
         found = client.status()

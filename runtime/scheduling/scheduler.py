@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...ipc.errors import Code
+from .batcher import NEVER_NS
 from .commands import AnyCommand, Completed, Withhold
 from .dispatcher import Dispatcher
 from .events import (
@@ -88,7 +89,8 @@ class Scheduler:
         """When a Tick is due, in ns. It may come for nothing, never too late for something."""
         dispatcher = self._dispatcher
         earliest_ns = dispatcher.watchdogs.timers.first_ns()
-        for timers in (dispatcher.looks, self._ledger.deadlines, self._timeouts):
+        timeouts = () if self._timeouts.next_ns == NEVER_NS else (self._timeouts,)
+        for timers in (dispatcher.looks, self._ledger.deadlines, *timeouts):
             time_ns = timers.first_ns()
             if time_ns is not None and (earliest_ns is None or time_ns < earliest_ns):
                 earliest_ns = time_ns

@@ -63,10 +63,10 @@ FAULTS = (
         (f"{PRIORITIES}test_requests_in_the_batch_that_is_held_back_are_queued",),
     ),
     Fault(
-        "a request may have a timeout where there is none by default",
+        "a request may lengthen its timeout",
         POLICY,
         "return asked_ns if self.allow_timeout_override and 0 < asked_ns < default_ns else default_ns",
-        "return asked_ns if self.allow_timeout_override and asked_ns and not asked_ns > default_ns > 0 else default_ns",
+        "return asked_ns if self.allow_timeout_override and asked_ns else default_ns",
         (f"{TIMEOUTS}test_a_request_may_shorten_its_timeout_where_that_is_allowed",),
     ),
     Fault(
@@ -79,7 +79,7 @@ FAULTS = (
     Fault(
         "nobody is woken for a queue timeout",
         "runtime/scheduling/scheduler.py",
-        "(dispatcher.looks, self._ledger.deadlines, self._timeouts)",
+        "(dispatcher.looks, self._ledger.deadlines, *timeouts)",
         "(dispatcher.looks, self._ledger.deadlines)",
         (f"{TIMEOUTS}test_a_request_that_has_waited_for_its_timeout_is_rejected",),
     ),
