@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Hashable
 
 from penstock.ipc.errors import Code
+from penstock.runtime.scheduling.batcher import NEVER_NS
 from penstock.runtime.scheduling.commands import (
     AnyCommand,
     Completed,
@@ -172,7 +173,8 @@ class Broker:
         timeout_ns = rules.default_timeout_ns
         if rules.allow_timeout_override and request.timeout_ns and request.timeout_ns < timeout_ns:
             timeout_ns = request.timeout_ns
-        return request.arrived_ns + timeout_ns if timeout_ns else float("inf")
+        expires_ns = request.arrived_ns + timeout_ns
+        return expires_ns if timeout_ns and expires_ns < NEVER_NS else float("inf")
 
     def place(self, request: Request) -> tuple[int, bool]:
         """Level, and whether it was delayed: lower is served first."""
