@@ -77,10 +77,16 @@ class Kill(Command, frozen=True):
     message: str
 
 
+class Vacated(Command, frozen=True):
+    """Nothing is left at the instance that was to leave; the scheduler has forgotten it."""
+
+    instance: int
+
+
 class Drained(Command, frozen=True):
     """Nothing of the removed model is left; the scheduler has forgotten it."""
 
     model: int
 
 
-AnyCommand = SendBatch | Finish | Release | Completed | Withhold | Deliver | Kill | Drained
+AnyCommand = SendBatch | Finish | Release | Completed | Withhold | Deliver | Kill | Vacated | Drained

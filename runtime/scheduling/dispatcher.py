@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .batcher import NEVER_NS
-from .commands import AnyCommand, Drained, Kill, SendBatch
+from .commands import AnyCommand, Drained, Kill, SendBatch, Vacated
 from .instances import Instance
 from .ledger import Ledger
 from .limits import ResourceLimit
@@ -27,7 +27,7 @@ class Dispatcher:
         self._ledger = ledger
         #: model number -> model, from ModelAdded until Drained.
         self.models: dict[int, Model] = {}
-        #: instance number -> instance, from InstanceReady until InstanceGone or until its model is forgotten.
+        #: instance number -> instance, from InstanceReady until InstanceGone, Vacated or until its model is forgotten.
         self.instances: dict[int, Instance] = {}
         #: model number -> when the batch it holds back must be looked at again (its look_ns).
         self.looks = Timers()
@@ -58,10 +58,12 @@ class Dispatcher:
             model.resources.settle(model.instances, recalled)
 
     def settle(self, model: Model, now_ns: int, out: list[AnyCommand]) -> None:
-        """Delivers whose turn has come, dispatches, and forgets a removed model of which nothing is left."""
+        """Delivers whose turn has come, dispatches; forgets instances that left, and a removed model of which nothing is left."""
         if model.ordering is not None:
             model.ordering.deliver(self._ledger, out)
         self.dispatch(model, now_ns, out)
+        if model.instances.leaving:
+            self._vacate(model, out)
         if model.state is DRAINING and not model.queued and model.instances.all_idle():
             for instance in model.instances:
                 del self.instances[instance.number]
@@ -69,6 +71,14 @@ class Dispatcher:
                 self.watchdogs.timers.cancel(instance.number)
             del self.models[model.number]
             out.append(Drained(model.number))
+
+    def _vacate(self, model: Model, out: list[AnyCommand]) -> None:
+        for instance in [leaving for leaving in model.instances.leaving if not leaving.batches]:
+            del self.instances[instance.number]
+            model.instances.remove(instance)
+            self.resources.remove(instance)
+            self.watchdogs.timers.cancel(instance.number)
+            out.append(Vacated(instance.number))
 
     def batch_ended(self, instance: Instance, model: Model, now_ns: int) -> Batch:
         """Takes the first batch off the instance."""

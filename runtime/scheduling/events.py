@@ -42,6 +42,12 @@ class InstanceReady(Event, frozen=True):
     needs: Needs = Needs()
 
 
+class InstanceLeaving(Event, frozen=True):
+    """The instance gets no more batches and finishes what it has; Vacated says when. The model stays."""
+
+    instance: int
+
+
 class InstanceGone(Event, frozen=True):
     """The instance is gone, and every BatchEnded that its worker managed to send has been handled before this."""
 
@@ -94,6 +100,7 @@ AnyEvent = (
     | BatchEnded
     | Cancelled
     | InstanceGone
+    | InstanceLeaving
     | InstanceReady
     | ModelAdded
     | ModelDown

@@ -22,9 +22,11 @@ class Instance(Struct, eq=False):
     batches: deque[Batch] = field(default_factory=deque)
     since_ns: int = 0  # when the first became first; while there is one
     killed: bool = False  # the watchdog gave it up: it gets no more batches
+    leaving: bool = False  # it is no longer wanted: it gets no more batches, and finishes those it has
 
     def __repr__(self) -> str:
         state = "killed" if self.killed else "running" if self.batches else "idle"
+        state = f"{state}, leaving" if self.leaving else state
         return f"<instance {self.number} of model {self.model}: {state}, batches {[b.number for b in self.batches]}>"
 
 
@@ -34,7 +36,7 @@ class Instances:
     `executions` None: nothing is learnt, for a model whose batches never wait for anything but room.
     """
 
-    __slots__ = ("_all", "_by_load", "_credits", "_executions", "_near_ends", "_open", "aside", "open")
+    __slots__ = ("_all", "_by_load", "_credits", "_executions", "_near_ends", "_open", "aside", "leaving", "open")
 
     def __init__(self, batches_each: int, executions: Executions | None) -> None:
         self._credits = batches_each
@@ -43,12 +45,14 @@ class Instances:
         self._all: dict[int, Instance] = {}
         #: Idle instances that wait for resources (resources.py), by number.
         self.aside: dict[int, Instance] = {}
-        #: [n]: the others with n batches that were not killed, the longest in that state first (so equals take turns).
+        #: [n]: the others with n batches, neither killed nor leaving; the longest so first, so that equals take turns.
         self._by_load: tuple[OrderedDict[int, Instance], ...] = tuple(OrderedDict() for _ in range(batches_each + 1))
         #: The part of _by_load that may take another batch.
         self._open = self._by_load[:batches_each]
         #: instance -> when its only batch nears its end; for those with exactly one batch and a known expectation.
         self._near_ends = Timers()
+        #: those that are to leave and are still here.
+        self.leaving: list[Instance] = []
         #: sum of len(_by_load[n]) for n < credits.
         self.open = 0
 
@@ -90,13 +94,33 @@ class Instances:
     def remove(self, instance: Instance) -> None:
         """The instance is gone."""
         del self._all[instance.number]
-        if not (self.aside.pop(instance.number, None) or instance.killed):
+        if instance.leaving:
+            self.leaving.remove(instance)
+        elif not (self.aside.pop(instance.number, None) or instance.killed):
             self._leave(instance)
 
     def give_up(self, instance: Instance) -> None:
         """The instance is to be killed: nothing more is sent to it."""
+        if not instance.leaving:
+            self._leave(instance)
         instance.killed = True
-        self._leave(instance)
+
+    def send_away(self, instance: Instance) -> None:
+        """The instance is to leave: nothing more is sent to it, what is there is finished."""
+        if not (instance.leaving or instance.killed):
+            self._leave(instance)
+            instance.leaving = True
+            self.leaving.append(instance)
+
+    def call_back(self) -> None:
+        """Those that were to leave take batches again: the whole model is leaving, and everybody helps."""
+        for instance in self.leaving:
+            instance.leaving = False
+            if not instance.killed:
+                load = len(instance.batches)
+                self._by_load[load][instance.number] = instance
+                self.open += load < self._credits
+        self.leaving.clear()
 
     def choose(self) -> Instance | None:
         """An idle instance, else the least loaded that may take a batch."""
@@ -129,7 +153,7 @@ class Instances:
         if self._executions is not None:
             self._executions.learn(batch.rows, now_ns - instance.since_ns)
             self._near_ends.cancel(instance.number)
-        if not instance.killed:
+        if not (instance.killed or instance.leaving):
             self._move(instance, load, load - 1)
         if load > 1:
             self._becomes_first(instance, now_ns)
@@ -137,7 +161,8 @@ class Instances:
 
     def _becomes_first(self, instance: Instance, now_ns: int) -> None:
         instance.since_ns = now_ns
-        if self._executions is not None and len(instance.batches) == 1 < self._credits and not instance.killed:
+        is_out = instance.killed or instance.leaving
+        if self._executions is not None and len(instance.batches) == 1 < self._credits and not is_out:
             near_end_ns = self._executions.near_end_ns(instance.batches[0].rows, now_ns)
             if near_end_ns is not None:
                 self._near_ends.set(instance.number, near_end_ns)
@@ -160,13 +185,16 @@ class Instances:
             assert instance.number == number, self
             assert len(instance.batches) <= self._credits, self
             loads = [load for load, instances in enumerate(self._by_load) if number in instances]
-            assert loads == ([] if instance.killed or number in self.aside else [len(instance.batches)]), (instance, loads)
+            is_out = instance.killed or instance.leaving
+            assert loads == ([] if is_out or number in self.aside else [len(instance.batches)]), (instance, loads)
+            assert instance.leaving == (instance in self.leaving), instance
             if number in self._near_ends:
-                assert len(instance.batches) == 1 < self._credits and not instance.killed, instance
+                assert len(instance.batches) == 1 < self._credits and not is_out, instance
             numbers = [batch.number for batch in instance.batches]
             assert numbers == sorted(numbers), instance
-        assert sum(map(len, self._by_load)) == sum(not i.killed for i in self._all.values()) - len(self.aside), self
-        assert all(self._all[n] is i and not (i.batches or i.killed) for n, i in self.aside.items()), self
+        in_line = sum(not (i.killed or i.leaving) for i in self._all.values()) - len(self.aside)
+        assert sum(map(len, self._by_load)) == in_line, self
+        assert all(self._all[n] is i and not (i.batches or i.killed or i.leaving) for n, i in self.aside.items()), self
         assert self.open == sum(map(len, self._open)), self
         self._near_ends.check_invariants()
         if self._executions is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from .commands import AnyCommand
 from .dispatcher import Dispatcher
-from .events import InstanceGone, InstanceReady, ModelAdded, ModelDown, ModelRemoved
+from .events import InstanceGone, InstanceLeaving, InstanceReady, ModelAdded, ModelDown, ModelRemoved
 from .expiry import Expiry
 from .instances import Instance
 from .models import DOWN, DRAINING, SERVING, Model
@@ -38,6 +38,18 @@ class Lifecycles:
         if model.state is DOWN:
             model.state, model.message = SERVING, ""
         self._dispatcher.settle(model, now_ns, out)
+
+    def instance_leaving(self, event: InstanceLeaving, now_ns: int, out: list[AnyCommand]) -> None:
+        """The others take what it would have been given; it is forgotten once it has finished."""
+        instance = self._dispatcher.instances.get(event.instance)
+        if instance is None:
+            return
+        model = self._dispatcher.models[instance.model]
+        if model.state is not DRAINING:  # else it leaves with the model
+            if model.resources is not None:
+                model.resources.withdraw(instance, model.instances)
+            model.instances.send_away(instance)
+            self._dispatcher.settle(model, now_ns, out)
 
     def instance_gone(self, event: InstanceGone, now_ns: int, out: list[AnyCommand]) -> None:
         """The running batch fails; what was staged behind it goes back to the front of the queue.
@@ -73,7 +85,8 @@ class Lifecycles:
         model = self._dispatcher.models.get(event.model)
         if model is None or model.state is DRAINING:
             return
-        model.state, model.message = DRAINING, f"model {event.model} is being unloaded"
+        model.state, model.message = DRAINING, "the model is being unloaded"
+        model.instances.call_back()
         if not len(model.instances):
             self._outcomes.fail_queued(model, out)
         self._dispatcher.settle(model, now_ns, out)

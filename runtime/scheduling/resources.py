@@ -117,6 +117,12 @@ class Resources:
         instances.take_up()
         return claims
 
+    def withdraw(self, instance: Instance, instances: Instances) -> None:
+        """One of a model's instances is to leave, and waits for nothing any more; the others are to be asked again."""
+        self.recall(instances)
+        self._claims[instance.number].order = 0
+        self.freed = True
+
     def settle(self, instances: Instances, recalled: Iterable[Claim]) -> None:
         """A model's instances have been asked: those that are idle and do not wait have nothing to do."""
         for instance in instances.idle():

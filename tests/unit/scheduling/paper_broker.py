@@ -17,6 +17,7 @@ from penstock.runtime.scheduling.commands import (
     Kill,
     Release,
     SendBatch,
+    Vacated,
     Withhold,
 )
 from penstock.runtime.scheduling.events import (
@@ -25,8 +26,10 @@ from penstock.runtime.scheduling.events import (
     ArrivedTogether,
     BatchEnded,
     InstanceGone,
+    InstanceLeaving,
     InstanceReady,
     ModelAdded,
+    ModelRemoved,
     Tick,
 )
 from penstock.runtime.scheduling.limits import EACH, GLOBAL, Needs, Pool, ResourceLimit
@@ -63,8 +66,17 @@ class Broker:
         self.killed: list[int] = []
         self.drained: list[int] = []
         self.refused: set[int] = set()  # requests that were not accepted
+        self.leaving: set[int] = set()  # instances that were sent away and are not vacated; not of a removed model
+        self.models: dict[int, int] = {}  # instance -> model
+        self.removed: set[int] = set()
+        self.vacated: list[int] = []
 
     def tell(self, event: AnyEvent) -> list[AnyCommand]:
+        if isinstance(event, InstanceReady):
+            self.models[event.instance] = event.model
+        elif isinstance(event, ModelRemoved):
+            self.removed.add(event.model)
+            self.leaving -= {instance for instance, model in self.models.items() if model == event.model}
         commands = self.scheduler.handle(event, self.now_ns)
         if isinstance(event, (Arrived, ArrivedTogether)):
             for request in [event.request] if isinstance(event, Arrived) else event.requests:
@@ -126,9 +138,15 @@ class Broker:
         self.tell(BatchEnded(instance, batch.number))
         return batch
 
+    def send_away(self, instance: int) -> None:
+        if self.models[instance] not in self.removed:
+            self.leaving.add(instance)
+        self.tell(InstanceLeaving(instance))
+
     def crash(self, instance: int, message: str = "worker died (signal 9)") -> None:
         """The instance's worker is gone; what it answered before was told."""
         del self.workers[instance]
+        self.leaving.discard(instance)
         if instance in self.killed:
             self.killed.remove(instance)
         self.tell(InstanceGone(instance, message))
@@ -217,6 +235,10 @@ class Broker:
         elif isinstance(command, Kill):
             assert command.instance not in self.killed
             self.killed.append(command.instance)
+        elif isinstance(command, Vacated):
+            assert command.instance in self.leaving and not self.workers[command.instance]
+            self.leaving.remove(command.instance)
+            self.vacated.append(command.instance)
         elif isinstance(command, Drained):
             assert not any(batch.model == command.model for batches in self.workers.values() for batch in batches)
             self.drained.append(command.model)
@@ -262,6 +284,7 @@ class Broker:
         policy = self.policies[batch.model]
         assert batch.instance in self.workers
         assert batch.instance not in self.killed
+        assert batch.instance not in self.leaving and batch.instance not in self.vacated
         assert len(self.workers[batch.instance]) < policy.credits
         assert batch.rows == sum(request.rows for request in batch.requests)
         assert policy.max_batch_size == 0 or batch.rows <= policy.max_batch_size

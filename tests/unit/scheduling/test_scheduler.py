@@ -512,6 +512,82 @@ def test_an_idle_instance_has_no_watchdog(broker: Broker) -> None:
     assert broker.scheduler.next_deadline() is None
 
 
+# --- instances that are sent away ---
+
+
+def test_an_instance_that_is_sent_away_finishes_what_it_has_and_gets_no_more(broker: Broker) -> None:
+    broker.add_model(1, Policy(0), 1, 2)
+    for number in (1, 2, 3, 4):
+        broker.arrive(number)
+    assert (broker.at(1), broker.at(2)) == ([[1], [3]], [[2], [4]])
+    broker.send_away(1)
+    broker.arrive(5)
+    broker.answer(1)
+    assert (broker.at(1), broker.vacated) == ([[3]], [])
+    broker.answer(2)
+    assert broker.at(2) == [[4], [5]]
+    broker.answer(1)
+    assert broker.vacated == [1]
+    assert broker.tell(InstanceGone(1, "stopped")) == []
+
+
+def test_an_idle_instance_may_go_at_once(broker: Broker) -> None:
+    broker.add_model(1, GREEDY, 1, 2)
+    broker.send_away(1)
+    assert broker.vacated == [1]
+    broker.arrive(1)
+    assert broker.at(2) == [[1]]
+
+
+def test_an_instance_that_dies_on_its_way_out_fails_its_batch_and_returns_the_rest(broker: Broker) -> None:
+    broker.add_model(1, Policy(0), 1)
+    broker.arrive(1)
+    broker.arrive(2)
+    broker.send_away(1)
+    broker.crash(1)
+    assert broker.outcomes == {1: "INTERNAL"} and broker.scheduler.queued(1) == 1
+    broker.add_instance(2, 1)
+    assert broker.at(2) == [[2]]
+
+
+def test_the_watchdog_watches_who_is_on_the_way_out(broker: Broker) -> None:
+    broker.add_model(1, Policy(0, max_execution_ns=10 * MS), 1)
+    broker.arrive(1)
+    broker.arrive(2)
+    broker.send_away(1)
+    broker.advance(9 * MS)
+    broker.answer(1)
+    broker.advance(10 * MS)
+    assert broker.killed == [1]
+    broker.crash(1)
+    assert broker.outcomes == {1: "ok", 2: "INTERNAL"}
+
+
+def test_a_model_may_be_removed_while_an_instance_is_on_its_way_out(broker: Broker) -> None:
+    broker.add_model(1, Policy(0), 1, 2)
+    broker.arrive(1)
+    broker.arrive(2)
+    broker.send_away(1)
+    broker.tell(ModelRemoved(1))
+    broker.answer(2)
+    assert broker.drained == []
+    broker.answer(1)
+    assert (broker.vacated, broker.drained) == ([], [1])
+
+
+def test_a_removed_model_is_served_by_who_was_on_its_way_out_if_nobody_else_is_left(broker: Broker) -> None:
+    broker.add_model(1, Policy(0), 1, 2)
+    for number in (1, 2, 3, 4, 5):
+        broker.arrive(number)
+    broker.send_away(1)
+    broker.crash(2)
+    broker.tell(ModelRemoved(1))
+    while broker.workers[1]:
+        broker.answer(1)
+    assert broker.outcomes == {1: "ok", 2: "INTERNAL", 3: "ok", 4: "ok", 5: "ok"}
+    assert broker.drained == [1]
+
+
 # --- models that go away ---
 
 
@@ -535,7 +611,7 @@ def test_a_removed_model_serves_what_it_has_and_refuses_the_rest(broker: Broker)
     assert (broker.sent(), broker.closed()) == ([[1]], ["drain"])
     broker.arrive(2)
     assert broker.outcomes == {2: "UNAVAILABLE"}
-    assert broker.messages[2] == "model 1 is being unloaded"
+    assert broker.messages[2] == "the model is being unloaded"
     assert broker.drained == []
     broker.answer(1)
     assert (broker.outcomes[1], broker.drained) == ("ok", [1])

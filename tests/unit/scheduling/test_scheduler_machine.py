@@ -262,12 +262,22 @@ class SchedulerMachine(RuleBasedStateMachine):
     def _crash(self, instance: int) -> None:
         del self.model_of[instance]
         lost = self.broker.workers.pop(instance)
+        self.broker.leaving.discard(instance)
         if instance in self.broker.killed:
             self.broker.killed.remove(instance)
         self.tell(InstanceGone(instance, "worker died (signal 9)"))
         if lost:
             assert {request.number for request in lost[0].requests} <= self.broker.released
             self.tell(BatchEnded(instance, lost[0].number))
+
+    @precondition(lambda self: bool(self.model_of))
+    @rule(which=st.integers(0, 5))
+    def send_away(self, which: int) -> None:
+        """An instance that is not wanted any more; that it may be told twice, or of a model that is gone, is part of it."""
+        instances = sorted(self.model_of)
+        instance = instances[which % len(instances)]
+        if instance not in self.broker.vacated:
+            self.broker.send_away(instance)
 
     @precondition(lambda self: bool(self.broker.killed))
     @rule()
@@ -292,7 +302,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         """A model with a request queued and an instance idle holds it for a reason that ends: there is a timer."""
         for model in self.models:
             idle = [i for i, of in self.model_of.items() if of == model and not self.broker.workers[i]]
-            idle = [i for i in idle if i not in self.broker.killed]
+            idle = [i for i in idle if i not in (*self.broker.killed, *self.broker.leaving, *self.broker.vacated)]
             if all(self.broker.needs[instance].amounts for instance in idle) and any(map(self.broker.used, POOLS)):
                 continue  # it may lack something, or somebody who lacks something is before it
             if idle and self.broker.scheduler.queued(model):
