@@ -120,6 +120,14 @@ class ModelConfig(Struct, frozen=True):
         return schema.as_json(self.proto)
 
 
+class InvalidOverrideError(CallerError):
+    """The configuration that came with a load is at fault, and not the repository's."""
+
+
+OVERRIDE = "override"
+"""How errors call the configuration that came with a load."""
+
+
 def parse_config(
     text: str, path: Path, model_directory_name: str, *, gpu_fallback: bool = False, detected_backend: str = ""
 ) -> ModelConfig:
@@ -130,12 +138,33 @@ def parse_config(
     for what this release does not have.
     """
     name = f"{model_directory_name}/{path.name}"
-    config = parse(text, name)
     file = ConfigFile(name, locate(text))
+    return _checked(
+        parse(text, name), file, model_directory_name, gpu_fallback, detected_backend, "max_batch_size" in file.locations
+    )
+
+
+def parse_override(text: str, model: str, *, gpu_fallback: bool = False, detected_backend: str = "") -> ModelConfig:
+    """The configuration that came with a load: Triton's JSON, or the text of a config.pbtxt. Raises as `parse_config`."""
+    try:
+        if not text.lstrip().startswith("{"):
+            path = Path(model) / OVERRIDE
+            return parse_config(text, path, model, gpu_fallback=gpu_fallback, detected_backend=detected_backend)
+        config, keys = schema.parse_json(text)
+        file = ConfigFile(f"{model}/{OVERRIDE}", {})
+        is_batching_chosen = bool({"max_batch_size", "maxBatchSize"} & keys)
+        return _checked(config, file, model, gpu_fallback, detected_backend, is_batching_chosen)
+    except CallerError as error:
+        raise InvalidOverrideError(f"Invalid config override: {error.message}", error.code) from None
+
+
+def _checked(
+    config: Proto, file: ConfigFile, model: str, gpu_fallback: bool, detected_backend: str, is_batching_chosen: bool
+) -> ModelConfig:
     warnings = use_cpu_for_gpu(config, file) if gpu_fallback else []
     warnings += warn_of_idle_levels(config, file)
     refuse_unsupported(config, file)
-    _check_name(config, model_directory_name, file)
+    _check_name(config, model, file)
     try:
         name_backend(config, detected_backend)
     except CallerError as error:
@@ -144,7 +173,28 @@ def parse_config(
     fill_in(config)
     check(config, file)
     warnings += skipped_samples(config, file)
-    return _frozen(config, "max_batch_size" in file.locations, tuple(warnings))
+    return _frozen(config, is_batching_chosen, tuple(warnings))
+
+
+def differ_beyond_instances(one: ModelConfig, other: ModelConfig) -> bool:
+    """Whether more than the instance groups, and the choice of versions, is different."""
+    if one.is_batching_chosen != other.is_batching_chosen:
+        return True
+    protos = [schema.copy_of(config.proto) for config in (one, other)]
+    for proto in protos:
+        proto.ClearField("instance_group")
+        proto.ClearField("version_policy")
+    return bool(protos[0] != protos[1])
+
+
+def with_instances_of(config: ModelConfig, other: ModelConfig) -> ModelConfig:
+    """`config`, with the instance groups and the choice of versions of another that is else the same."""
+    proto = schema.copy_of(config.proto)
+    for key in ("instance_group", "version_policy"):
+        proto.ClearField(key)
+    proto.instance_group.extend(other.proto.instance_group)
+    proto.version_policy.CopyFrom(other.proto.version_policy)
+    return _frozen(proto, config.is_batching_chosen, other.warnings)
 
 
 def agents_of(text: str, path: Path, model_directory_name: str) -> tuple[AgentSettings, ...]:
@@ -152,7 +202,11 @@ def agents_of(text: str, path: Path, model_directory_name: str) -> tuple[AgentSe
 
     Raises CallerError where the text is none at all.
     """
-    agents = parse(text, f"{model_directory_name}/{path.name}").model_repository_agents.agents
+    if text.lstrip().startswith("{"):  # Triton's JSON, which came with the load
+        config, _ = schema.parse_json(text)
+    else:
+        config = parse(text, f"{model_directory_name}/{path.name}")
+    agents = config.model_repository_agents.agents
     return tuple(AgentSettings(agent.name, dict(agent.parameters)) for agent in agents)
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ...ipc.errors import CallerError, Code, PenstockError, invalid, not_found
+from ...ipc.errors import CallerError, Code, invalid, not_found
 from .agent_runs import AgentRun
 from .backends import BACKENDS, detect
-from .configuration import ModelConfig, agents_of, parse_config
+from .configuration import ModelConfig, agents_of, parse_config, parse_override
+from .stamps import CONFIG_NAME
 from .versions import choose, numbered
 
-CONFIG_NAME = "config.pbtxt"
 NO_MODELS = frozenset({"__pycache__", "lost+found"})
 """Directories that are nobody's model; hidden ones are not either."""
 
@@ -41,41 +41,59 @@ class ModelSource(Struct, frozen=True):
         return self.agents.location if self.agents else self.directory
 
 
-class ScanResult(Struct, frozen=True):
-    """What the repositories hold: models, by name, and the reasons why others are none."""
+def find_models(repositories: Sequence[str | Path]) -> dict[str, list[Path]]:
+    """Name -> the directories of that name, in the order of the repositories; more than one is ambiguous.
 
-    sources: list[ModelSource]
-    failures: dict[str, str]
-
-
-def scan(repositories: Sequence[str | Path], gpu_fallback: bool = False) -> ScanResult:
-    """Reads all models of all repositories. Raises CallerError for a repository that is not a readable directory."""
+    Raises CallerError for a repository that is not a readable directory.
+    """
     found: dict[str, list[Path]] = {}
-    for repository in dict.fromkeys(Path(path).absolute() for path in repositories):
+    for repository in _distinct(repositories):
         for directory in _subdirectories_of_repository(repository):
-            if not (directory.name.startswith(".") or directory.name in NO_MODELS):
+            if is_model_name(directory.name):
                 found.setdefault(directory.name, []).append(directory)
-    sources: list[ModelSource] = []
-    failures: dict[str, str] = {}
-    for name, directories in sorted(found.items()):
-        try:
-            sources.append(_only_source(name, directories, gpu_fallback))
-        except PenstockError as error:
-            failures[name] = error.message
-    return ScanResult(sources, failures)
+    return found
 
 
-def read_model(directory: Path, gpu_fallback: bool = False) -> ModelSource:
-    """Reads one model directory, after its agents. Raises PenstockError that says what is missing or wrong."""
+def is_model_name(name: str) -> bool:
+    """Whether a directory of this name is taken for a model."""
+    return not (name.startswith(".") or name in NO_MODELS)
+
+
+def find_model(repositories: Sequence[str | Path], name: str) -> list[Path]:
+    """The same for one model, without a look at the others."""
+    found = [repository / name for repository in _distinct(repositories) if is_model_name(name)]
+    return [directory for directory in found if directory.is_dir()]
+
+
+def _distinct(repositories: Sequence[str | Path]) -> list[Path]:
+    return list(dict.fromkeys(Path(path).absolute() for path in repositories))
+
+
+def only_directory(name: str, directories: Sequence[Path]) -> Path:
+    """The directory of a model. Raises CallerError when there is none, or more than one."""
+    if not directories:
+        raise not_found("model not found in any model repository")
+    if len(directories) > 1:
+        places = ", ".join(str(directory.parent) for directory in directories)
+        raise invalid(
+            f"model '{name}' is ambiguous: it is in {len(directories)} repositories: {places}; keep it in one of them"
+        )
+    return directories[0]
+
+
+def read_model(directory: Path, gpu_fallback: bool = False, override: str = "") -> ModelSource:
+    """Reads one model directory, after its agents, with the configuration `override` if there is one.
+
+    Raises PenstockError that says what is missing or wrong; agents that were called have then been told.
+    """
     try:
-        text = _text(directory / CONFIG_NAME)
-        settings = agents_of(text, directory / CONFIG_NAME, directory.name)
+        settings = agents_of(override or _text(directory / CONFIG_NAME), directory / CONFIG_NAME, directory.name)
         if not settings:
-            return _read_model(directory.name, directory, gpu_fallback)
+            return _read_model(directory.name, directory, gpu_fallback, override)
         agents = AgentRun(directory.name, directory, settings)
         location = agents.load()
         try:
-            return replace(_read_model(directory.name, location, gpu_fallback), directory=directory, agents=agents)
+            return replace(_read_model(directory.name, location, gpu_fallback, override), directory=directory, agents=agents)
         except BaseException:
             agents.fail()
             raise
@@ -84,20 +102,11 @@ def read_model(directory: Path, gpu_fallback: bool = False) -> ModelSource:
         raise CallerError(f"{place}: cannot be read: {error.strerror}", Code.UNAVAILABLE) from error
 
 
-def _only_source(name: str, directories: Sequence[Path], gpu_fallback: bool) -> ModelSource:
-    if len(directories) > 1:
-        places = ", ".join(str(directory.parent) for directory in directories)
-        raise invalid(
-            f"model '{name}' is ambiguous: it is in {len(directories)} repositories: {places}; keep it in one of them"
-        )
-    return read_model(directories[0], gpu_fallback)
-
-
-def _read_model(name: str, directory: Path, gpu_fallback: bool) -> ModelSource:
+def _read_model(name: str, directory: Path, gpu_fallback: bool, override: str) -> ModelSource:
     versions, warnings = numbered(_subdirectories(directory))
     files = sorted(path.name for path in (directory / str(versions[0])).iterdir()) if versions else []
     path = directory / CONFIG_NAME
-    text = _text(path)
+    text = override or _text(path)
     detected = detect(name, files)
     if not (text or detected):
         raise invalid(
@@ -105,7 +114,10 @@ def _read_model(name: str, directory: Path, gpu_fallback: bool) -> ModelSource:
             f"Expected model name of the form 'model.<backend_name>'; it has neither {CONFIG_NAME} nor a known model file in "
             f"{versions[0] if versions else 'a version directory'}/"
         )
-    config = parse_config(text, path, name, gpu_fallback=gpu_fallback, detected_backend=detected)
+    if override:
+        config = parse_override(override, name, gpu_fallback=gpu_fallback, detected_backend=detected)
+    else:
+        config = parse_config(text, path, name, gpu_fallback=gpu_fallback, detected_backend=detected)
     chosen, missing = choose(name, config.proto, versions)
     for version in chosen:
         _check_files(directory, version, config)

@@ -9,12 +9,15 @@ read and write message attributes only.
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
-from google.protobuf import text_format  # type: ignore[import-untyped]
+from google.protobuf import json_format, text_format  # type: ignore[import-untyped]
+
+from ...ipc.errors import invalid
 
 Proto: TypeAlias = Any
 """A protobuf message. Untyped: the schema is loaded at run time, so that new keys of a newer tritonclient are seen too."""
@@ -93,6 +96,22 @@ def parse_text(text: str) -> Proto:
         for quoted in ("", lines[line - 1] if line <= len(lines) else ""):
             reason = reason.removeprefix(f"'{quoted}': ")
         raise TextError(line, column, reason) from None
+
+
+def parse_json(text: str) -> tuple[Proto, set[str]]:
+    """The ModelConfig written in protobuf's JSON, and the keys of its outermost object. Raises CallerError."""
+    try:
+        document = json.loads(text)
+        if not isinstance(document, dict):
+            raise invalid(f"a configuration is a JSON object, got {type(document).__name__}")
+        return json_format.ParseDict(document, empty_config()), set(document)
+    except (ValueError, json_format.ParseError, RecursionError) as error:
+        raise invalid(str(error).partition("\n")[0]) from None
+
+
+def as_text(document: str) -> str:
+    """The text of a config.pbtxt that says what this JSON says, without the defaults."""
+    return str(text_format.MessageToString(parse_json(document)[0]))
 
 
 def kind_name(group: Proto) -> str:

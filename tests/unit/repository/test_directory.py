@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from texts import IDENTITY, ONNX
 
-from penstock.ipc.errors import CallerError, Code
-from penstock.runtime.repository.directory import ModelSource, scan
+from penstock.ipc.errors import CallerError, Code, PenstockError
+from penstock.runtime.repository.directory import ModelSource, find_models, only_directory, read_model
 
 EXAMPLES = Path(__file__).parents[3] / "model_repository"
 
@@ -26,6 +28,24 @@ def model(repository: Path, name: str, text: str | None = IDENTITY, *files: str)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir() if file.endswith("/") else path.write_bytes(b"")
     return directory
+
+
+class Scanned(NamedTuple):
+    """What repositories hold: models, and why others are none."""
+
+    sources: list[ModelSource]
+    failures: dict[str, str]
+
+
+def scan(repositories: Sequence[Path], gpu_fallback: bool = False) -> Scanned:
+    found = find_models(repositories)
+    sources, failures = [], {}
+    for name in sorted(found):
+        try:
+            sources.append(read_model(only_directory(name, found[name]), gpu_fallback))
+        except PenstockError as error:
+            failures[name] = error.message
+    return Scanned(sources, failures)
 
 
 def only(repository: Path) -> ModelSource:
@@ -188,7 +208,7 @@ def test_what_is_no_model_is_passed_over(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     (tmp_path / "README.md").write_text("")
 
-    assert scan([tmp_path]) == type(scan([]))([], {})
+    assert scan([tmp_path]) == ([], {})
 
 
 def test_a_text_that_is_not_utf8_is_a_failure(tmp_path: Path) -> None:
