@@ -3,7 +3,7 @@
 
     unix listener --accept--> local link --+                        +-- socketpair --> worker
     ZeroMQ router ----------> router peer -+--> Core (core.py) ---->+-- ...
-    pidfds of clients and workers, signals, workers' output, the repository reader: all in the same epoll
+    pidfds of clients and workers, signals, workers' output, the helper thread: all in the same epoll
 
 Each turn: read what is readable (at most one buffer per socket), feed the core, do what has become due, flush.
 """
@@ -11,22 +11,19 @@ Each turn: read what is readable (at most one buffer per socket), feed the core,
 from __future__ import annotations
 
 import logging
-import os
 import resource
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..ipc.addresses import parse_address
-from ..ipc.errors import BrokerError, PenstockError
+from .aside import HelperThread, Then
 from .core import Core
 from .doors import Door, LocalDoor, ZmqDoor
 from .event_loop import EventLoop
 from .instances import Instance, WorkerProcess
 from .processes import AttachedWorker
-from .repository.directory import ScanResult, scan
+from .repository.jobs import Job
 from .sessions import Session
 from .settings import Settings
 from .signals import StopSignals
@@ -57,9 +54,7 @@ class Broker:
         self._doors: list[Door] = []
         self._zmq_doors: list[ZmqDoor] = []  # those of them that need looking after in every turn
         self.metrics: MetricsDoor | None = None
-        self._reader = ThreadPoolExecutor(1, "repository-reader")
-        self._read: Future[ScanResult] | None = None
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._helper = HelperThread(self._loop)
         self._swept_ns = time.monotonic_ns()
         self._due_ns: int | None = None  # when the core wants a tick
         self._again = False  # a door had more to read than one turn takes
@@ -75,7 +70,7 @@ class Broker:
         with StopSignals(self._loop, self._stop):
             try:
                 self._open_doors()
-                self._read_repositories()
+                self._core.start()
                 self._settle()
                 while not self._core.stopping:
                     self._turn(None)
@@ -196,32 +191,10 @@ class Broker:
             door.close()
         if self.metrics:
             self.metrics.close()
-        self._reader.shutdown(cancel_futures=True)
-        self._core.agents.close()
-        if self._core.loading:
-            _drop_unserved(self._read)
+        self._core.loads.close()
+        self._helper.close()
         self._loop.close()
-        os.close(self._wake)
         log.info("stopped")
-
-    # --- the repositories ------------------------------------------------------------------------------------------------
-
-    def _read_repositories(self) -> None:
-        self._loop.add(self._wake, self._repositories_read)
-        repositories = [Path(path) for path in self._settings.repositories]
-        self._read = self._reader.submit(scan, repositories, gpu_fallback=self._settings.gpu_fallback)
-        self._read.add_done_callback(lambda _read: os.eventfd_write(self._wake, 1))
-
-    def _repositories_read(self, _events: int) -> None:
-        os.eventfd_read(self._wake)
-        self._loop.remove(self._wake)
-        self._reader.shutdown()  # it is done; a second thread would make this one give up the interpreter lock now and then
-        assert self._read is not None
-        try:
-            found = self._read.result()
-        except PenstockError as error:
-            raise BrokerError(error.message, error.code) from error
-        self._core.serve(found)
 
     # --- Host: what the core asks of its surroundings --------------------------------------------------------------------
 
@@ -240,6 +213,10 @@ class Broker:
         """Listens to a worker."""
         self._workers.watch(instance)
 
+    def run_aside(self, job: Job, then: Then) -> None:
+        """Has a job done in the helper thread."""
+        self._helper.run(job, then)
+
     def forget(self, session: Session) -> None:
         """Stops listening to a client."""
         self._door_of(session).forget(session)
@@ -256,14 +233,6 @@ def _metrics_door(settings: Settings, loop: EventLoop, core: Core) -> MetricsDoo
     door = MetricsDoor(settings.metrics_host, settings.metrics_port, loop, core.reception.queries.exposed)
     log.info("metrics at %s", door.address)
     return door
-
-
-def _drop_unserved(read: Future[ScanResult] | None) -> None:
-    """What was read and is not going to be served: agents of those models may hold something."""
-    if read is not None and not read.cancelled() and read.exception() is None:
-        for source in read.result().sources:
-            if source.agents is not None:
-                source.agents.end()
 
 
 def _raise_descriptor_limit() -> None:

@@ -8,10 +8,9 @@ broker in one process.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..ipc.errors import PenstockError
 from ..ipc.local import LinkClosed
@@ -21,25 +20,21 @@ from .delivery import Delivery
 from .fleet import Fleet
 from .host import Host
 from .instances import Instance
+from .loads import Loads
 from .models import ModelState, ModelTable
 from .reception import Reception
 from .regions import RegionRegistry
 from .replies import Replies
 from .requests import InferRequest
 from .response_cache import LocalCache
-from .running_agents import RunningAgents
 from .scheduling.commands import AnyCommand
 from .scheduling.events import AnyEvent, Arrived, ArrivedTogether, BatchEnded, ModelDown, Tick
 from .scheduling.requests import Request
 from .scheduling.scheduler import Scheduler
 from .sessions import Session
 from .settings import Settings
+from .surveys import Surveys
 from .tracing import Traces
-
-if TYPE_CHECKING:
-    from .repository.directory import ScanResult
-
-log = logging.getLogger("penstock.broker")
 
 
 class Core:
@@ -52,8 +47,10 @@ class Core:
         self.regions = RegionRegistry()
         self.models = ModelTable(has_cache=settings.cache_size_bytes > 0)
         self.scheduler = Scheduler(settings.resource_limits)
-        self.agents = RunningAgents()
-        self.fleet = Fleet(settings, host, self.regions, self.feed, clock, self.agents.settled)
+        self.fleet = Fleet(settings, host, self.regions, self.feed, clock)
+        self.loads = Loads(settings, host, self.models, self.fleet, self._switched)
+        self.fleet.report_to(self.loads)
+        self.surveys = Surveys(settings, host, self.models, self.loads, clock)
         self.reception = Reception(self)
         self.traces = Traces()
         self.cache = LocalCache(settings.cache_size_bytes)
@@ -61,7 +58,6 @@ class Core:
         replies = Replies(self.models, self.regions, self.fleet, self.reception.unflushed, self.answers)
         self.delivery = Delivery(self.models, self.regions, self.fleet, replies, self.traces, clock)
         self.stopping = False
-        self.loading = True  # until the repositories have been read
         self.host = host
         #: accepted requests that the scheduler has not been told of yet
         self.arrived: list[Request] = []
@@ -82,9 +78,10 @@ class Core:
         self.models.check_invariants()
         self.fleet.check_invariants()
         self.delivery.check_invariants()
+        self.loads.check_invariants()
+        self.surveys.check_invariants()
         self.reception.check_invariants()
         self.traces.check_invariants()
-        self.agents.check_invariants()
         self.cache.check_invariants()
         named = {region.number for session in self.reception.sessions.values() for region in session.regions}
         used: dict[int, int] = {}
@@ -152,44 +149,41 @@ class Core:
 
     # --- models ----------------------------------------------------------------------------------------------------------
 
-    def serve(self, found: ScanResult) -> None:
-        """Takes in what was read from the repositories, and starts workers where it is this broker's job."""
-        self.loading = False
-        for name, reason in found.failures.items():
-            log.error("model %s: %s", name, reason)
-        self.models.failures.update(found.failures)
-        for source in found.sources:
-            for warning in source.config.warnings:
-                log.warning("model %s: %s", source.name, warning)
-            models = [self.models.add(source.config, n, str(source.location / str(n))) for n in source.versions]
-            if source.agents is not None:
-                self.agents.take(source.agents, models)
-            for model in models if self.settings.spawn_workers else ():
-                self.fleet.serve(model)
+    def start(self) -> None:
+        """Reads the repositories, and starts workers where it is this broker's job."""
+        self.surveys.start()
+
+    def _switched(self) -> None:
+        """What clients remembered to be checked may be about another version than they would get now."""
         for session in self.reception.sessions.values():
-            session.bindings.clear()  # they may be about another version of the same name
+            session.bindings.clear()
 
     def abandon(self, why: str) -> None:
-        """Fails what waits for an instance; what runs may still end by itself."""
-        self.agents.unload()
+        """Fails loads, and what waits for an instance; what runs may still end by itself."""
+        self.loads.abandon(why)
         for model in self.models:
             if model.accepts:
                 model.become(ModelState.UNAVAILABLE, why)
+            if model.state is not ModelState.LOADING:
                 self.feed(ModelDown(model.number, why))
 
     # --- time and flushing -----------------------------------------------------------------------------------------------
 
     def next_deadline(self) -> int | None:
         """When `tick` must be called at the latest, in the clock's ns; None: no need."""
-        scheduler_ns, fleet_ns = self.scheduler.next_deadline(), self.fleet.next_deadline()
-        if scheduler_ns is None or fleet_ns is None:
-            return fleet_ns if scheduler_ns is None else scheduler_ns
-        return min(scheduler_ns, fleet_ns)
+        earliest_ns = self.scheduler.next_deadline()
+        fleet_ns, poll_ns = self.fleet.next_deadline(), self.surveys.due_ns
+        if fleet_ns is not None and (earliest_ns is None or fleet_ns < earliest_ns):
+            earliest_ns = fleet_ns
+        if poll_ns is not None and (earliest_ns is None or poll_ns < earliest_ns):
+            earliest_ns = poll_ns
+        return earliest_ns
 
     def tick(self, now_ns: int) -> None:
         """Does what has become due."""
         self.carry_out(self.scheduler.handle(Tick(), now_ns))
         self.fleet.tick(now_ns)
+        self.surveys.tick(now_ns)
 
     def flush(self) -> tuple[list[Session], list[Instance]]:
         """Sends what is queued. Returns those whose sockets are full, to be tried again when there is room."""
@@ -230,10 +224,8 @@ class Core:
         return True
 
     def is_settled(self) -> bool:
-        """Whether the repositories have been read, and each model whose workers this broker starts is loaded or given up."""
-        if self.loading:
-            return False
-        return not self.settings.spawn_workers or all(model.state is not ModelState.LOADING for model in self.models)
+        """Whether what is to be loaded at the start is loaded, or has failed to be."""
+        return self.surveys.has_begun and self.loads.is_idle
 
     def is_idle(self) -> bool:
         """Whether no accepted request waits for an outcome or a release."""

@@ -15,7 +15,7 @@ from .fleet import Fleet
 from .models import ModelTable
 from .regions import RegionRegistry
 from .replies import Replies
-from .scheduling.commands import AnyCommand, Completed, Deliver, Drained, Finish, Kill, Release, SendBatch, Withhold
+from .scheduling.commands import AnyCommand, Completed, Deliver, Drained, Finish, Kill, Release, SendBatch, Vacated, Withhold
 from .scheduling.requests import Batch as SentBatch
 from .tracing import Traces
 from .withheld import Answered, WithheldReports
@@ -48,6 +48,7 @@ class Delivery:
             Deliver: self._deliver,
             Release: lambda command: self._replies.release_late(command.request),
             Kill: self._kill,
+            Vacated: self._vacated,
             Drained: self._drained,
         }
 
@@ -91,8 +92,11 @@ class Delivery:
     def _kill(self, command: Kill) -> None:
         self._fleet.instances[command.instance].kill(command.message)
 
+    def _vacated(self, command: Vacated) -> None:
+        self._fleet.departures.vacated(self._fleet.instances[command.instance])
+
     def _drained(self, command: Drained) -> None:
-        log.info("model %s is drained", self._models.by_number(command.model).label)
+        self._fleet.departures.drained(self._models.by_number(command.model))
 
     # --- to clients ------------------------------------------------------------------------------------------------------
 

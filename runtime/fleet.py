@@ -3,120 +3,130 @@
 
 from __future__ import annotations
 
-import heapq
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 from msgspec import structs
 
-from ..ipc.errors import CallerError, PenstockError
-from ..ipc.messages import Loaded, LoadFailed, LoadModel, Ready, Start, Stop
+from ..ipc.errors import CallerError, ModelError, PenstockError, from_wire
+from ..ipc.messages import Loaded, LoadFailed, Ready, Start, Stop
+from .arrivals import Arrivals
+from .departures import Departures, Feed
 from .host import Host
-from .host_policies import share_of, undefined_policies
+from .host_policies import undefined_policies
 from .instances import Instance, InstanceState, WorkerProcess
+from .launches import Launches
 from .models import ModelState, ServedModel
 from .rationing import NO_EFFECT, is_rate_limited, names_limits, needs_of, refuse_unrunnable
 from .regions import RegionRegistry
-from .repository.configuration import check_against, complete
-from .restarts import CRASHES, WITHIN_NS, RestartPolicy
-from .scheduling.events import AnyEvent, InstanceGone, InstanceReady, ModelAdded, ModelDown
+from .repository.configuration import ModelConfig, check_against, complete
+from .scheduling.events import InstanceGone, InstanceReady, ModelAdded, ModelDown
 from .scheduling.policy import CREDITS, Policy
 from .settings import Settings
 
 log = logging.getLogger("penstock.fleet")
 
 
-Feed = Callable[[AnyEvent], None]
-"""Hands one event to the scheduler and carries out what it commands."""
+class Watcher(Protocol):
+    """Who wants to know what becomes of models."""
 
-Settled = Callable[[ServedModel], None]
-"""Is told of each model version that becomes READY or is given up."""
+    def model_ready(self, model: ServedModel) -> None:
+        """Its first instance is up: it takes requests."""
+
+    def model_settled(self, model: ServedModel) -> None:
+        """Every instance that was awaited is up, or has been given up."""
+
+    def model_gone(self, model: ServedModel) -> None:
+        """It was retired, and nothing is left of it."""
 
 
 class Fleet:
     """All instances of all model versions."""
 
-    def __init__(
-        self, settings: Settings, host: Host, regions: RegionRegistry, feed: Feed, clock: Callable[[], int], settled: Settled
-    ) -> None:
+    def __init__(self, settings: Settings, host: Host, regions: RegionRegistry, feed: Feed, clock: Callable[[], int]) -> None:
         self._settings = settings
-        self._host = host
         self._regions = regions
         self._feed = feed
         self._clock = clock
-        self._settled = settled
-        self._count = 0
         self._stopping = False
+        self._launches = Launches(settings.instances_at_once)
+        self._watcher: Watcher
         #: number -> instance that is not dead
         self.instances: dict[int, Instance] = {}
         #: instances that have messages to be flushed
         self.unflushed: set[Instance] = set()
-        #: (time, order, instance name, model) of restarts to come
-        self._restarts: list[tuple[int, int, str, ServedModel]] = []
-        #: (generation of the model, instance name) -> its crash history
-        self._policies: dict[tuple[int, str], RestartPolicy] = {}
+        self._arrivals = Arrivals(
+            settings, host, self._launches, self.instances, self.unflushed, clock,
+            lambda launch, error: self._crashed(launch.name, launch.model, error),
+        )  # fmt: skip
+        self.departures = Departures(
+            self.instances, self._launches, self.unflushed, feed, clock, int(settings.kill_s * 1e9), self._gone
+        )
 
     def __repr__(self) -> str:
-        return f"<Fleet {sorted(instance.name for instance in self.instances.values())}, {len(self._restarts)} restarts due>"
+        return f"<Fleet {sorted(instance.name for instance in self.instances.values())}, {self._launches!r}>"
+
+    def report_to(self, watcher: Watcher) -> None:
+        """Everything that becomes of models is told to this one."""
+        self._watcher = watcher
 
     def check_invariants(self) -> None:
         """Every live instance is listed once, and by its model too."""
+        self._launches.check_invariants()
+        self.departures.check_invariants()
         for number, instance in self.instances.items():
             instance.check_invariants()
             assert instance.number == number and instance.state is not InstanceState.DEAD, instance
             assert instance in instance.model.instances, instance
-        assert self._restarts == sorted(self._restarts) or self._restarts[0] == min(self._restarts)
 
-    # --- models ----------------------------------------------------------------------------------------------------------
+    # --- starting --------------------------------------------------------------------------------------------------------
 
     def serve(self, model: ServedModel) -> None:
         """Starts the model's instances. When its configuration must be completed from the model file, one goes ahead.
 
         A model whose instances could never run, for want of a resource, is UNAVAILABLE instead.
         """
-        if names_limits(model.config) and not self._settings.rate_limit:
-            log.warning("model %s: %s", model.label, NO_EFFECT)
+        self._warn_of(model)
+        names = model.config.instance_names()
         try:
             self.refuse_unrunnable(model)
         except CallerError as error:
-            self._give_up(model, error.message)
+            model.lost.update(dict.fromkeys(names, error))
+            self._perhaps_down(model, error.message)
             return
-        names = model.config.instance_names()
+        model.awaited.update(names)
+        self._arrivals.ask(names if model.config.is_complete else names[:1], model)
+
+    def resize(self, model: ServedModel, config: ModelConfig) -> None:
+        """Starts the instances that this configuration has and the model's has not. Those that it has not go on."""
+        added = [name for name in config.instance_names() if name not in model.config.instance_names()]
+        model.configure(config)
+        for name in added:
+            model.lost.pop(name, None)
+        try:
+            self.refuse_unrunnable(model)
+        except CallerError as error:
+            model.lost.update(dict.fromkeys(added, error))
+            return
+        model.awaited.update(added)
+        self._arrivals.ask(added, model)
+
+    def _warn_of(self, model: ServedModel) -> None:
+        """What the configuration asks for and the settings leave without effect."""
+        if names_limits(model.config) and not self._settings.rate_limit:
+            log.warning("model %s: %s", model.label, NO_EFFECT)
         for warning in undefined_policies(model.config, self._settings):
             log.warning("model %s: %s", model.label, warning)
-        for name in names if model.config.is_complete else names[:1]:
-            self._launch(name, model)
 
     def refuse_unrunnable(self, model: ServedModel) -> None:
         """Raises CallerError where the model's instances could never have the resources that they need."""
-        loaded = {instance.model.number: instance.model.config for instance in self.instances.values()}
-        refuse_unrunnable(model.config, loaded.values(), self._settings)
+        others = {each.model.number: each.model.config for each in self.instances.values() if each.model.name != model.name}
+        refuse_unrunnable(model.config, others.values(), self._settings)
 
     def attach(self, process: WorkerProcess, model: ServedModel) -> Instance:
         """Takes in a worker that somebody started by hand."""
-        return self._take_in(process, f"{model.name}_attached_{process.pid}", model, supervised=False)
-
-    def _launch(self, name: str, model: ServedModel) -> None:
-        self._take_in(self._host.launch(name), name, model, supervised=True)
-
-    def _take_in(self, process: WorkerProcess, name: str, model: ServedModel, supervised: bool) -> Instance:
-        self._count += 1
-        instance = Instance(self._count, name, model, process, supervised)
-        self.instances[instance.number] = instance
-        model.instances.append(instance)
-        self._host.watch(instance)
-        share = share_of(model.config, name, self._settings)
-        instance.cpus = share.cpus
-        load = LoadModel(
-            model.spec, name, model.directory, model.config.filename, share.threads, self._settings.isolate_system_regions,
-            list(share.cpus), share.numa_node,
-        )  # fmt: skip
-        self._send(instance, load)
-        return instance
-
-    def _send(self, instance: Instance, message: LoadModel | Start | Stop) -> None:
-        instance.send(message)
-        self.unflushed.add(instance)
+        return self._arrivals.attach(process, model)
 
     # --- what workers report ---------------------------------------------------------------------------------------------
 
@@ -131,14 +141,15 @@ class Fleet:
                 config = complete(model.config, message.signature)
                 check_against(config, message.signature)
             except PenstockError as error:
-                self.load_failed(instance, LoadFailed(error.message))
+                self.load_failed(instance, LoadFailed(error.message, code=error.code.value))
                 return
             if not model.config.is_complete:
                 model.configure(config)
         instance.become(InstanceState.LOADED)
-        self._send(instance, Start(model.spec, list(model.config.warmup)))
-        for name in waiting if instance.supervised else ():
-            self._launch(name, model)
+        instance.send(Start(model.spec, list(model.config.warmup)))
+        self.unflushed.add(instance)
+        if instance.supervised:
+            self._arrivals.ask(waiting, model)
 
     def ready(self, instance: Instance, _message: Ready) -> None:
         """The worker is warmed up; with its first instance the model version becomes READY."""
@@ -146,17 +157,19 @@ class Fleet:
             return
         instance.become(InstanceState.READY)
         model = instance.model
-        if not model.accepts:
+        if not model.accepts and model.state is not ModelState.UNLOADING:
             if model.state is ModelState.LOADING:
                 self._feed(ModelAdded(model.number, policy_of(model, self._settings)))
             model.become(ModelState.READY)
             log.info("model %s is READY", model.label)
-            self._settled(model)
+            self._watcher.model_ready(model)
         self._feed(InstanceReady(instance.number, model.number, needs_of(model.config, instance.name)))
+        self._arrivals.launch_due()
+        self._no_longer_awaited(instance.name, model)
 
     def load_failed(self, instance: Instance, message: LoadFailed) -> None:
         """The model cannot be loaded; trying again would not help, so the instance goes for good."""
-        instance.load_error = message.message
+        instance.load_error = from_wire(message.code, message.message, message.fault)
         log.error("%s: loading failed: %s", instance.name, message.message)
         instance.kill("loading failed")
 
@@ -164,62 +177,88 @@ class Fleet:
         """The process is gone. Its batches fail, its mappings are forgotten, and perhaps it is started again."""
         how = instance.process.close()
         reason = f"worker {how}" if not instance.verdict else f"{instance.verdict} (worker {how})"
+        model = instance.model
         expected = instance.state is InstanceState.STOPPING
         was_ready = instance.is_ready
         instance.become(InstanceState.DEAD)
         self._regions.instance_gone(instance)
         del self.instances[instance.number]
         self.unflushed.discard(instance)
-        instance.model.instances.remove(instance)
+        model.instances.remove(instance)
         log.log(logging.INFO if expected else logging.WARNING, "%s: %s", instance.name, reason)
         if was_ready or expected:
             self._feed(InstanceGone(instance.number, reason))
-        if not expected and not self._stopping:
-            self._after_crash(instance, instance.load_error or reason)
+        self.departures.exited(instance)
+        if model.state is ModelState.UNLOADING:
+            self.departures.left(model)
+        elif instance.wanted and not expected and not self._stopping:
+            self._after_crash(instance, ModelError(reason))
+        self._arrivals.launch_due()
 
-    def _after_crash(self, instance: Instance, reason: str) -> None:
-        model = instance.model
-        if instance.supervised and not instance.load_error:
-            policy = self._policies.setdefault((model.number, instance.name), RestartPolicy())
-            now = self._clock()
-            delay = policy.crashed(now)
-            if delay is not None:
-                heapq.heappush(self._restarts, (now + delay, self._count, instance.name, model))
-                self._count += 1
-                return
-            reason = f"{instance.name} crashed {CRASHES} times in {WITHIN_NS // 10**9} s, last: {reason}"
-        if not model.instances and not any(entry[3] is model for entry in self._restarts):
-            self._give_up(model, reason)
+    def _after_crash(self, instance: Instance, error: PenstockError) -> None:
+        if instance.load_error is not None:
+            self._give_up(instance.name, instance.model, instance.load_error)
+        elif instance.supervised:
+            self._crashed(instance.name, instance.model, error)
+        else:
+            self._perhaps_down(instance.model, error.message)
 
-    def _give_up(self, model: ServedModel, reason: str) -> None:
+    def _crashed(self, name: str, model: ServedModel, error: PenstockError) -> None:
+        given_up = self._launches.crashed(name, model, self._clock())
+        if given_up:
+            self._give_up(name, model, ModelError(f"{given_up}, last: {error.message}", error.code))
+
+    def _give_up(self, name: str, model: ServedModel, error: PenstockError) -> None:
+        model.lost[name] = error
+        self._perhaps_down(model, error.message)
+        self._no_longer_awaited(name, model)
+
+    def _perhaps_down(self, model: ServedModel, reason: str) -> None:
+        """The model is UNAVAILABLE when it has no instance, and none is to come."""
+        if model.instances or self._launches.expects(model):
+            return
         was_added = model.state is not ModelState.LOADING
         model.become(ModelState.UNAVAILABLE, reason)
         log.error("model %s is UNAVAILABLE: %s", model.label, reason)
-        self._settled(model)
         if was_added:
             self._feed(ModelDown(model.number, reason))
+
+    def _no_longer_awaited(self, name: str, model: ServedModel) -> None:
+        """What waited for the first instance to complete the configuration does not come when the model is given up."""
+        if not model.awaited:
+            return
+        model.awaited -= model.awaited if model.state is ModelState.UNAVAILABLE else {name}
+        if not model.awaited:
+            self._watcher.model_settled(model)
+
+    def _gone(self, model: ServedModel) -> None:
+        self._watcher.model_gone(model)
 
     # --- time and the end ------------------------------------------------------------------------------------------------
 
     def next_deadline(self) -> int | None:
-        """When the next restart is due, in the clock's ns."""
-        return self._restarts[0][0] if self._restarts else None
+        """When the next restart is due, or patience with an instance that is to leave ends; in the clock's ns."""
+        launch_ns, kill_ns = self._launches.next_deadline(), self.departures.next_deadline()
+        if launch_ns is None or kill_ns is None:
+            return kill_ns if launch_ns is None else launch_ns
+        return min(launch_ns, kill_ns)
 
     def tick(self, now_ns: int) -> None:
-        """Starts what is due."""
-        while self._restarts and self._restarts[0][0] <= now_ns and not self._stopping:
-            _, _, name, model = heapq.heappop(self._restarts)
-            log.info("%s: starting again", name)
-            self._launch(name, model)
+        """Starts what is due, and ends what should have ended itself."""
+        self.departures.tick(now_ns)
+        launch_ns = self._launches.next_deadline()
+        if launch_ns is not None and launch_ns <= now_ns:
+            self._arrivals.launch_due()
 
     def stop(self) -> None:
         """Tells every worker to finish and go."""
         self._stopping = True
-        self._restarts.clear()
+        self._launches.clear()
         for instance in self.instances.values():
             if instance.state is not InstanceState.STOPPING:
                 instance.become(InstanceState.STOPPING)
-                self._send(instance, Stop())
+                instance.send(Stop())
+                self.unflushed.add(instance)
 
     def kill(self, verdict: str) -> None:
         """Ends every worker that is still there."""

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from .instances import Instance, WorkerProcess
+    from .repository.jobs import Job
     from .sessions import Session
 
 
@@ -23,6 +25,10 @@ class Host(Protocol):
 
     def watch(self, instance: Instance) -> None:
         """From now on, what this instance says goes to the core, and so does its death."""
+        ...
+
+    def run_aside(self, job: Job, then: Callable[[Any], None]) -> None:
+        """Has a job done that may block, after those before it; `then` gets its result, or the PenstockError that it raised."""
         ...
 
     def forget(self, session: Session) -> None:

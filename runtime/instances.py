@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-from ..ipc.errors import BrokerError, Code
+from ..ipc.errors import BrokerError, Code, PenstockError
 from ..ipc.messages import Message
 from .sessions import Link
 
@@ -74,7 +74,8 @@ class Instance:
         self.supervised = supervised  # restarted when it dies; false for workers attached by hand
         self.state = InstanceState.LOADING
         self.verdict = ""  # why the broker killed it, if it did
-        self.load_error = ""  # what LoadFailed said
+        self.load_error: PenstockError | None = None  # what LoadFailed said
+        self.wanted = True  # false: it is not started again
         self.cpus: tuple[int, ...] = ()  # those that it runs on because of a host policy; none: any
         #: number of a region -> region that this worker has mapped
         self.mapped: dict[int, Region] = {}
@@ -88,6 +89,11 @@ class Instance:
     def is_ready(self) -> bool:
         """Whether it takes batches."""
         return self.state is InstanceState.READY
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether it has not been ready yet."""
+        return self.state in (InstanceState.LOADING, InstanceState.LOADED)
 
     def become(self, state: InstanceState) -> None:
         """Moves along TRANSITIONS; an illegal move, which only a worker out of order can cause, raises with its story."""

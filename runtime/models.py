@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model versions a broker serves: their state, their instances, their statistics."""
+"""The model versions a broker serves: their state, their instances, their statistics.
+
+A version that is loaded again is another generation of it, a ServedModel of its own: with new workers, new statistics, and
+perhaps other tensors.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from ..ipc.errors import Code, ModelError, not_found
+from ..ipc.errors import Code, ModelError, PenstockError, not_found
 from ..ipc.messages import InputTensor, ModelSpec, OutputPlace, TensorSpec
 from ..ipc.tensors import byte_size
 from .records import Record
@@ -15,6 +19,10 @@ from .records import Record
 if TYPE_CHECKING:
     from .instances import Instance
     from .repository.configuration import ModelConfig
+    from .repository.origins import Origin
+
+UNLOADED = "unloaded"
+"""Triton's reason for a model that was unloaded on purpose; readiness does not mind it."""
 
 
 class ModelState(Enum):
@@ -23,31 +31,42 @@ class ModelState(Enum):
     LOADING = "LOADING"
     READY = "READY"
     UNAVAILABLE = "UNAVAILABLE"
+    UNLOADING = "UNLOADING"
 
 
 #: state -> states it may become. LOADING: no instance has been ready yet. READY: has been, and instances are restarted when
 #: they die. UNAVAILABLE: gave up, with a reason; an instance that becomes ready after all (attached by hand) ends it.
+#: UNLOADING: takes no more requests, finishes those that it has, and is then forgotten.
 TRANSITIONS: dict[ModelState, frozenset[ModelState]] = {
-    ModelState.LOADING: frozenset({ModelState.READY, ModelState.UNAVAILABLE}),
-    ModelState.READY: frozenset({ModelState.UNAVAILABLE}),
-    ModelState.UNAVAILABLE: frozenset({ModelState.READY}),
+    ModelState.LOADING: frozenset({ModelState.READY, ModelState.UNAVAILABLE, ModelState.UNLOADING}),
+    ModelState.READY: frozenset({ModelState.UNAVAILABLE, ModelState.UNLOADING}),
+    ModelState.UNAVAILABLE: frozenset({ModelState.READY, ModelState.UNLOADING}),
+    ModelState.UNLOADING: frozenset(),
 }
 
 
 class ServedModel:
-    """One version of one model. `number` is its generation: unique per load, what the scheduler knows it by."""
+    """One version of one model. `number` is its generation: unique per load, what the scheduler knows it by.
 
-    def __init__(self, number: int, config: ModelConfig, version: int, directory: str) -> None:
+    `origin`: where its files come from, which several versions may share; None for what comes from nowhere (in tests).
+    """
+
+    def __init__(self, number: int, config: ModelConfig, version: int, directory: str, origin: Origin | None = None) -> None:
         self.number = number
         self.name = config.name
         self.version = version
         self.label = f"{config.name}/{version}"
         self.directory = directory
+        self.origin = origin
         self.state = ModelState.LOADING
         self.reason = ""
         self.accepts = False  # READY; a plain attribute because each request reads it
         self.uses_cache = False  # its configuration enables the response cache, and there is one
         self.instances: list[Instance] = []
+        #: names of instances that the load under way waits for: not yet READY, and not given up either
+        self.awaited: set[str] = set()
+        #: names of instances that were given up -> why
+        self.lost: dict[str, PenstockError] = {}
         self.record = Record()
         self.configure(config)
 
@@ -80,6 +99,8 @@ class ServedModel:
     def check_invariants(self) -> None:
         """The shortcut for the hot path agrees with the state."""
         assert self.accepts == (self.state is ModelState.READY), self
+        assert not (self.awaited and self.state is ModelState.UNLOADING), self
+        assert not self.awaited & self.lost.keys(), self
         self.record.check_invariants()
         assert (self.state is ModelState.UNAVAILABLE) <= bool(self.reason), self
 
@@ -110,60 +131,108 @@ class ServedModel:
 
 
 class ModelTable:
-    """Model versions by name, and what failed to become one."""
+    """Model versions by name, what failed to become one, and what no longer is one.
+
+    A generation is current, which means that requests for its name and version go to it, or it is loading beside the one that
+    is, or it has been replaced or unloaded and its last requests are being finished.
+    """
 
     def __init__(self, has_cache: bool = False) -> None:
         self._has_cache = has_cache
         self._count = 0
-        #: name -> version -> served model
-        self._by_name: dict[str, dict[int, ServedModel]] = {}
-        #: generation -> the same objects
+        #: name -> version -> the current generation; no name without a version
+        self._current: dict[str, dict[int, ServedModel]] = {}
+        #: generation -> served model, from `add` until `forget`
         self._by_number: dict[int, ServedModel] = {}
-        #: name of a model that could not be read from its repository -> why
+        #: name of a model of which nothing is current, and that could not be read from its repository -> why
         self.failures: dict[str, str] = {}
+        #: name of a model of which nothing is current, and that was unloaded -> the versions that it had
+        self.unloaded: dict[str, tuple[int, ...]] = {}
+        #: names that the repositories hold, as far as they have been read
+        self.known: frozenset[str] = frozenset()
 
     def __iter__(self) -> Iterator[ServedModel]:
-        return iter(self._by_number.values())
+        """Every generation."""
+        return iter(list(self._by_number.values()))
 
     def __repr__(self) -> str:
-        return f"<ModelTable {[model.label for model in self]} failures {sorted(self.failures)}>"
+        models = [f"{model.label} {model.state.value}" for model in self]
+        return f"<ModelTable {models} failures {sorted(self.failures)} unloaded {sorted(self.unloaded)}>"
 
     def check_invariants(self) -> None:
-        """Both indexes hold the same objects."""
-        assert {id(model) for model in self} == {id(m) for versions in self._by_name.values() for m in versions.values()}
+        """What is current is there; what says why nothing is current is about no model that has something current."""
+        for name, versions in self._current.items():
+            assert versions, self
+            for version, model in versions.items():
+                assert (model.name, model.version) == (name, version) and self._by_number.get(model.number) is model, self
+        assert not (self.failures.keys() | self.unloaded.keys()) & self._current.keys(), self
         for model in self:
             model.check_invariants()
 
-    def add(self, config: ModelConfig, version: int, directory: str) -> ServedModel:
-        """A new version, LOADING."""
+    # --- generations -----------------------------------------------------------------------------------------------------
+
+    def add(self, config: ModelConfig, version: int, directory: str, origin: Origin | None = None) -> ServedModel:
+        """A new generation, LOADING and not current."""
         self._count += 1
-        model = ServedModel(self._count, config, version, directory)
+        model = ServedModel(self._count, config, version, directory, origin)
         model.uses_cache = self._has_cache and config.is_cached
-        self._by_name.setdefault(model.name, {})[version] = model
         self._by_number[model.number] = model
         return model
+
+    def put_forward(self, model: ServedModel) -> ServedModel | None:
+        """Makes a generation the current one; returns the one that was, to be retired."""
+        self.failures.pop(model.name, None)
+        self.unloaded.pop(model.name, None)
+        versions = self._current.setdefault(model.name, {})
+        replaced = versions.get(model.version)
+        versions[model.version] = model
+        return replaced
+
+    def take_back(self, model: ServedModel) -> None:
+        """The generation is not current any more, if it was."""
+        versions = self._current.get(model.name, {})
+        if versions.get(model.version) is model:
+            del versions[model.version]
+            if not versions:
+                del self._current[model.name]
+
+    def forget(self, model: ServedModel) -> None:
+        """The generation is gone: its requests have ended, its workers have left."""
+        self.take_back(model)
+        del self._by_number[model.number]
 
     def by_number(self, number: int) -> ServedModel:
         """The version of a generation."""
         return self._by_number[number]
 
+    def generations(self, name: str) -> list[ServedModel]:
+        """All that there is of a model, current or not."""
+        return [model for model in self if model.name == name]
+
+    def current(self, name: str = "") -> list[ServedModel]:
+        """What requests can go to, of one model (lowest version first) or of all."""
+        found = [self._current.get(name, {})] if name else self._current.values()
+        return [versions[version] for versions in found for version in sorted(versions)]
+
+    # --- finding ---------------------------------------------------------------------------------------------------------
+
     def versions(self, name: str) -> list[ServedModel]:
-        """All versions of a model, lowest first. Raises CallerError (NOT_FOUND), or ModelError when it failed to load."""
-        if name in self.failures:
-            raise ModelError(
-                f"Request for unknown model: '{name}' has no available versions: {self.failures[name]}", Code.UNAVAILABLE
-            )
-        found = self._by_name.get(name)
-        if not found:
-            raise not_found(
-                f"Request for unknown model: '{name}' is not found; known are {', '.join(sorted(self._by_name)) or 'none'}"
-            )
-        return [found[version] for version in sorted(found)]
+        """All versions of a model, lowest first. Raises CallerError (NOT_FOUND), or ModelError when none can be had."""
+        found = self.current(name)
+        if found:
+            return found
+        if name in self.failures or name in self.unloaded:
+            raise _none_available(name, self.failures.get(name, UNLOADED))
+        raise not_found(
+            f"Request for unknown model: '{name}' is not found; known are {', '.join(sorted(self._current)) or 'none'}"
+        )
 
     def find(self, name: str, version: int) -> ServedModel:
         """The version asked for, or with -1 the highest that accepts requests (else the highest). Raises as `versions`."""
         versions = self.versions(name)
         if version < 0:
+            if all(model.state is ModelState.UNLOADING for model in versions):
+                raise _none_available(name, "it is being unloaded")
             return next((model for model in reversed(versions) if model.accepts), versions[-1])
         for model in versions:
             if model.version == version:
@@ -172,13 +241,22 @@ class ModelTable:
         raise not_found(f"Request for unknown model: '{name}' version {version} is not found; it has {known}")
 
     def summary(self) -> list[dict[str, Any]]:
-        """Triton's repository index: name, version, state, reason."""
-        rows = [
-            {"name": model.name, "version": str(model.version), "state": model.state.value, "reason": model.reason}
-            for model in self
-        ]
-        rows += [
-            {"name": name, "version": "", "state": ModelState.UNAVAILABLE.value, "reason": reason}
-            for name, reason in sorted(self.failures.items())
-        ]
-        return rows
+        """Triton's repository index: name, version, state, reason. A model that was never loaded has a name only."""
+        shown = {(model.name, model.version): model for model in self.current()}
+        for model in self:  # a version that is loading for the first time beside others
+            if model.state is ModelState.LOADING:
+                shown.setdefault((model.name, model.version), model)
+        rows = [_row(name, str(version), model.state.value, model.reason) for (name, version), model in shown.items()]
+        gone = ModelState.UNAVAILABLE.value
+        rows += [_row(name, "", gone, reason) for name, reason in self.failures.items()]
+        rows += [_row(name, str(number), gone, UNLOADED) for name, numbers in self.unloaded.items() for number in numbers]
+        rows += [_row(name, "", "", "") for name in self.known - {row["name"] for row in rows}]
+        return sorted(rows, key=lambda row: (row["name"], int(row["version"] or 0)))
+
+
+def _row(name: str, version: str, state: str, reason: str) -> dict[str, Any]:
+    return {"name": name, "version": version, "state": state, "reason": reason}
+
+
+def _none_available(name: str, why: str) -> ModelError:
+    return ModelError(f"Request for unknown model: '{name}' has no available versions: {why}", Code.UNAVAILABLE)

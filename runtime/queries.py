@@ -7,10 +7,11 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..ipc.errors import CallerError, Code, invalid
+from ..ipc.errors import ModelError, invalid
 from ..ipc.messages import Query, TensorSpec
+from .control import require_owner
 from .metrics.families import Documents
-from .models import ServedModel
+from .models import UNLOADED, ServedModel
 
 if TYPE_CHECKING:
     from .core import Core
@@ -53,7 +54,7 @@ class Queries:
         everything = Query(0, "statistics")
         session: Any = None  # none of these depends on who asks
         statistics = self._statistics(session, everything)["model_stats"]
-        tags = {model.label: model.config.metric_tags for model in self._core.models}
+        tags = {model.label: model.config.metric_tags for model in self._core.models.current()}
         return Documents(self._status(session, everything), statistics, self._stages(session, everything), tags)
 
     def _model(self, query: Query) -> ServedModel:
@@ -76,16 +77,22 @@ class Queries:
         }
 
     def _ready(self, _session: Session, query: Query) -> dict[str, Any]:
-        """Whether one model version, or (no name) the broker with all its models, is ready; and why not."""
+        """Whether one model version, or (no name) the broker with all its models, is ready; and why not.
+
+        Triton's strict readiness: what was unloaded on purpose, or never loaded, is nobody's fault.
+        """
         core = self._core
         if query.model:
-            model = self._model(query)
+            try:
+                model = self._model(query)
+            except ModelError as error:  # unloaded, or not to be loaded
+                return {"ready": False, "reason": error.message}
             reason = model.reason or model.state.value if not model.is_ready else ""
             return {"ready": model.is_ready, "reason": reason}
-        if core.stopping or core.loading:
+        if core.stopping or not core.surveys.has_begun:
             return {"ready": False, "reason": "stopping" if core.stopping else "loading"}
-        waiting = [row for row in core.models.summary() if row["state"] != "READY"]
-        down = [model.label for model in core.models if model.accepts and not model.is_ready]
+        waiting = [row for row in core.models.summary() if not (row["state"] in ("", "READY") or row["reason"] == UNLOADED)]
+        down = [model.label for model in core.models.current() if model.accepts and not model.is_ready]
         reasons = [f"{row['name']}: {row['state']} {row['reason']}".strip() for row in waiting]
         reasons += [f"{label}: no instance is up" for label in down]
         return {"ready": not reasons, "reason": "; ".join(reasons)}
@@ -107,7 +114,7 @@ class Queries:
             return [self._model(query)]
         if query.model:
             return self._core.models.versions(query.model)
-        return [model for model in self._core.models if model.accepts]
+        return [model for model in self._core.models.current() if model.accepts]
 
     def _index(self, _session: Session, _query: Query) -> list[dict[str, Any]]:
         return self._core.models.summary()
@@ -132,10 +139,10 @@ class Queries:
             "ready": self._ready(_session, Query(0, "ready"))["ready"],
             "stopping": core.stopping,
             "models": core.models.summary(),
-            "queued": {model.label: core.scheduler.queued(model.number) for model in core.models if model.accepts},
+            "queued": {model.label: core.scheduler.queued(model.number) for model in core.models.current() if model.accepts},
             "queued_by_level": {
                 model.label: {str(level): count for level, count in found.items()}
-                for model in core.models
+                for model in core.models.current()
                 if model.accepts and (found := core.scheduler.queued_by_level(model.number))
             },
             "instances": [instance.describe() for instance in core.fleet.instances.values()],
@@ -149,7 +156,7 @@ class Queries:
 
     def _trace_start(self, session: Session, query: Query) -> dict[str, Any]:
         """The asking session records from now on what becomes of requests for a model (no name: for all); see tracing.py."""
-        _check_owner(session, "trace")
+        require_owner(session, "trace this broker")
         if query.model:
             self._model(query)
         self._core.traces.start(session, query.model)
@@ -162,14 +169,9 @@ class Queries:
         return self._core.traces.stop(session)
 
     def _stop(self, session: Session, _query: Query) -> dict[str, Any]:
-        _check_owner(session, "stop")
+        require_owner(session, "stop this broker")
         self._core.stopping = True
         return {"pid": os.getpid()}
-
-
-def _check_owner(session: Session, what: str) -> None:
-    if session.peer is None or session.peer.uid != os.geteuid():
-        raise CallerError(f"only uid {os.geteuid()} may {what} this broker", Code.UNSUPPORTED)
 
 
 def _tensor(spec: TensorSpec, batch: list[int]) -> dict[str, Any]:

@@ -20,16 +20,19 @@ from ..ipc.messages import (
     Goodbye,
     Hello,
     Infer,
+    Load,
     Message,
     Ping,
     Pong,
     Query,
     Register,
+    Unload,
     Unregister,
     Welcome,
 )
 from ..ipc.peers import Peer
 from .admission import admit, register
+from .control import Control
 from .queries import Queries
 from .scheduling.events import Cancelled, SessionEnded
 from .sessions import Link, Session
@@ -46,6 +49,7 @@ class Reception:
     def __init__(self, core: Core) -> None:
         self._core = core
         self.queries = Queries(core)
+        self._control = Control(core)
         self._settings = core.settings
         self._session_count = 0
         self._request_count = 0
@@ -60,6 +64,8 @@ class Reception:
             Register: self._register,
             Unregister: self._unregister,
             Query: self._query,
+            Load: self._load,
+            Unload: self._unload,
             Ping: self._ping,
             Hello: self._hello,
             Goodbye: self._goodbye,
@@ -195,6 +201,20 @@ class Reception:
     def _query(self, session: Session, message: Query) -> None:
         _require_greeting(session)
         self.send(session, Answer(message.id, self.queries.answer(session, message)))
+
+    def _load(self, session: Session, message: Load) -> None:
+        fds = session.link.take_fds(message.fds)
+        try:
+            parts = session.link.take_parts(message.parts)
+            _require_greeting(session)
+            self._control.load(session, message, fds, parts)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _unload(self, session: Session, message: Unload) -> None:
+        _require_greeting(session)
+        self._control.unload(session, message)
 
     # --- inference -------------------------------------------------------------------------------------------------------
 

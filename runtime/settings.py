@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from enum import Enum
 
 from msgspec import Struct, field
 
@@ -17,12 +18,29 @@ def _available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+class ControlMode(str, Enum):
+    """Who decides what is loaded. OPEN: everything at the start, then whoever loads and unloads; the others are Triton's."""
+
+    OPEN = "open"
+    NONE = "none"
+    EXPLICIT = "explicit"
+    POLL = "poll"
+
+
+ALL_MODELS = "*"
+"""In `load_models`: every model of the repositories."""
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """What `penstock serve` and `penstock broker` may be told. Times in seconds, sizes in bytes."""
 
     repositories: tuple[str, ...] = ()
     addresses: tuple[str, ...]  # unix:// for the local link, ipc:// and tcp:// for ZeroMQ
     spawn_workers: bool = True  # false: `penstock broker`, which waits for workers to attach
+    control_mode: ControlMode = ControlMode.OPEN
+    load_models: tuple[str, ...] = ()  # with control mode explicit: what is loaded at the start
+    poll_interval_s: float = 15.0  # with control mode poll: how often the repositories are looked at
+    load_threads: int = 0  # how many instances may be loading at once; 0: two per core
     gpu_fallback: bool = False  # serve KIND_GPU instances on the CPU, with a warning
     isolate_system_regions: bool = False  # read and write unsealed regions by preadv/pwritev instead of mapping them
     max_in_flight: int = 16384  # requests per session without an outcome
@@ -48,6 +66,22 @@ class Settings(Struct, frozen=True, kw_only=True):
         for name in ("max_in_flight", "max_queued_per_principal", "max_frame_bytes", "max_reply_backlog_bytes", "cores"):
             if getattr(self, name) < 1:
                 raise invalid(f"setting {name} must be at least 1, got {getattr(self, name)}")
-        for name in ("max_execution_s", "drain_s", "kill_s", "lease_s", "cache_size_bytes", "cache_max_request_bytes"):
+        if self.load_models and self.control_mode is not ControlMode.EXPLICIT:
+            raise invalid(f"load_models is for control mode explicit, and this one is {self.control_mode.value}")
+        if not self.poll_interval_s > 0:
+            raise invalid(f"setting poll_interval_s must be above 0, got {self.poll_interval_s}")
+        for name in (
+            "max_execution_s", "drain_s", "kill_s", "lease_s", "load_threads", "cache_size_bytes", "cache_max_request_bytes",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise invalid(f"setting {name} must not be negative, got {getattr(self, name)}")
+
+    @property
+    def instances_at_once(self) -> int:
+        """How many instances may be loading at once."""
+        return self.load_threads or 2 * self.cores
+
+    @property
+    def takes_loads(self) -> bool:
+        """Whether clients may load and unload models."""
+        return self.control_mode in (ControlMode.OPEN, ControlMode.EXPLICIT)

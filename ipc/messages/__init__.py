@@ -13,7 +13,21 @@ Between broker and worker, names are replaced by positions: tensors are in the o
 """
 
 from .base import FEW, PROTOCOL, Message, Name, Row, Shape, Unsigned
-from .from_client import Cancel, FromClient, Goodbye, Hello, Infer, InputTensor, OutputPlace, Ping, Query, Register, Unregister
+from .from_client import (
+    Cancel,
+    FromClient,
+    Goodbye,
+    Hello,
+    Infer,
+    InputTensor,
+    Load,
+    OutputPlace,
+    Ping,
+    Query,
+    Register,
+    Unload,
+    Unregister,
+)
 from .from_worker import BatchDone, FromWorker, ItemOutput, ItemResult, Loaded, LoadFailed, Ready, Signature
 from .to_client import Answer, Copied, Done, Explanation, Failed, OutputTensor, Pong, Released, Result, ToClient, Welcome
 from .to_worker import (
@@ -38,8 +52,8 @@ from .to_worker import (
 __all__ = [
     "FEW", "GRAPH_LEVEL", "PROTOCOL", "Answer", "Batch", "BatchDone", "BatchInput", "Cancel", "Copied", "Done",
     "Explanation", "Failed", "FromClient", "FromWorker", "Goodbye", "Hello", "Infer", "InputSlice", "InputTensor",
-    "ItemOutput", "ItemResult", "LoadFailed", "LoadModel", "Loaded", "MapRegion", "Message", "ModelSpec", "Name",
-    "OutputPlace", "OutputSlice", "OutputTensor", "Ping", "Placement", "Pong", "Query", "Ready", "Register",
+    "ItemOutput", "ItemResult", "Load", "LoadFailed", "LoadModel", "Loaded", "MapRegion", "Message", "ModelSpec",
+    "Name", "OutputPlace", "OutputSlice", "OutputTensor", "Ping", "Placement", "Pong", "Query", "Ready", "Register",
     "Released", "Result", "Row", "Shape", "Signature", "Start", "Stop", "TensorSpec", "ToClient", "ToWorker",
-    "UnmapRegion", "Unregister", "Unsigned", "WarmupInput", "WarmupSample", "Welcome",
+    "Unload", "UnmapRegion", "Unregister", "Unsigned", "WarmupInput", "WarmupSample", "Welcome",
 ]  # fmt: skip

@@ -95,6 +95,30 @@ class Query(Message, frozen=True):
     version: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1
 
 
+class Load(Message, frozen=True):
+    """Loads a model, or loads it again; answered by Done or Failed when that is over. For the broker's own user only.
+
+    `config`, unless it is empty, replaces config.pbtxt: Triton's JSON, or text of that form. `files` are Triton's parameters
+    file:VERSION/NAME, whose contents come in this order as descriptors (local link) or as parts; with them the directory in
+    the repository is ignored, and `config` is needed.
+    """
+
+    id: Unsigned
+    model: Name
+    config: Annotated[str, Meta(max_length=1 << 20)] = ""
+    files: Annotated[list[Annotated[str, Meta(max_length=1024)]], Meta(max_length=FEW)] = []
+    fds: Annotated[int, Meta(ge=0, le=FEW)] = 0
+    parts: Annotated[int, Meta(ge=0, le=FEW)] = 0
+
+
+class Unload(Message, frozen=True):
+    """Unloads a model; answered by Done when nothing is left of it: no request, no worker. For the broker's own user only."""
+
+    id: Unsigned
+    model: Name
+    unload_dependents: bool = False  # Triton's, for ensembles: no model depends on another in this release
+
+
 class Ping(Message, frozen=True):
     """Keeps the lease of a tcp:// session; answered by Pong."""
 
@@ -103,4 +127,4 @@ class Goodbye(Message, frozen=True):
     """The client closes: everything it held is given back at once."""
 
 
-FromClient = Infer | Cancel | Register | Unregister | Query | Ping | Hello | Goodbye
+FromClient = Infer | Cancel | Register | Unregister | Query | Load | Unload | Ping | Hello | Goodbye

@@ -23,7 +23,7 @@ class Welcome(Message, frozen=True):
 
 
 class Done(Message, frozen=True):
-    """The request with this id (Register, Unregister) was carried out."""
+    """The request with this id (Register, Unregister, Load, Unload) was carried out."""
 
     id: int
 

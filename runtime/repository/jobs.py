@@ -95,6 +95,7 @@ class OpenModel(NamedTuple):
             origin.become(Moment.LOAD_FAIL)
             origin.tell(Moment.LOAD_FAIL)
             raise
+        origin.agents = source.agents
         return Opened(source, origin, stamps, self.order.override)
 
 

@@ -4,7 +4,8 @@
     LOAD --> LOAD_COMPLETE --> UNLOAD --> UNLOAD_COMPLETE
       '----> LOAD_FAIL
 
-They are those of Triton's repository agents. LOAD is what reading the model is a part of; the others are told by the broker.
+They are those of Triton's repository agents (agent_runs.py), which hear of them. LOAD is what reading the model is a part of;
+the others are told by the broker.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from enum import Enum
 from msgspec import Struct
 
 from ...ipc.errors import MachineError
+from .agent_runs import AgentRun
 from .directory import ModelSource
 from .private import PrivateDirectory
 from .stamps import Stamps
@@ -48,6 +50,7 @@ class Origin:
     def __init__(self, name: str, private: PrivateDirectory | None = None) -> None:
         self.name = name
         self.moment = Moment.LOAD
+        self.agents: AgentRun | None = None  # the model's, once their LOAD succeeded
         self._private = private
 
     def __repr__(self) -> str:
@@ -61,11 +64,23 @@ class Origin:
 
     def tell(self, moment: Moment) -> None:
         """Does what the moment asks for. Blocks. Raises MachineError when private files cannot be removed."""
+        if self.agents is not None:
+            _tell_agents(self.agents, moment)
         if self._private is not None and not TRANSITIONS[moment]:
             try:
                 self._private.remove()
             except OSError as error:
                 raise MachineError(f"the files that came with {self.name} cannot be removed: {error}") from error
+
+
+def _tell_agents(agents: AgentRun, moment: Moment) -> None:
+    calls = {
+        Moment.LOAD_COMPLETE: agents.complete,
+        Moment.LOAD_FAIL: agents.fail,
+        Moment.UNLOAD: agents.unload,
+        Moment.UNLOAD_COMPLETE: agents.unload_complete,
+    }
+    calls[moment]()
 
 
 class Opened(Struct, frozen=True):

@@ -58,7 +58,7 @@ class Dispatcher:
             model.resources.settle(model.instances, recalled)
 
     def settle(self, model: Model, now_ns: int, out: list[AnyCommand]) -> None:
-        """Delivers whose turn has come, dispatches; forgets instances that left, and a removed model of which nothing is left."""
+        """Delivers whose turn has come, dispatches; forgets instances that left, and a removed model once it is empty."""
         if model.ordering is not None:
             model.ordering.deliver(self._ledger, out)
         self.dispatch(model, now_ns, out)

@@ -85,22 +85,22 @@ FAULTS = (
     Fault(
         "one instance that is given up takes its model along",
         FLEET,
-        "if not model.instances and not any(",
-        "if not any(",
+        "if model.instances or self._launches.expects(model):",
+        "if self._launches.expects(model):",
         (f"{INSTANCES}test_an_instance_that_is_given_up_does_not_take_the_others_along",),
     ),
     Fault(
         "a model is given up while an instance is to be started again",
         FLEET,
-        "if not model.instances and not any(entry[3] is model for entry in self._restarts):",
-        "if not model.instances:",
+        "if model.instances or self._launches.expects(model):",
+        "if model.instances:",
         (f"{INSTANCES}test_a_model_is_not_given_up_while_an_instance_is_to_be_started_again",),
     ),
     Fault(
         "a model that cannot be loaded is loaded again and again",
         FLEET,
-        "if instance.supervised and not instance.load_error:",
-        "if instance.supervised:",
+        "if instance.load_error is not None:",
+        "if instance.load_error is instance:",
         (f"{INSTANCES}test_a_model_that_cannot_be_loaded_is_not_tried_again",),
     ),
     Fault(

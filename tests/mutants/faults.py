@@ -9,6 +9,7 @@ import client_faults
 import configuration_faults
 import delivery_faults
 import link_faults
+import loading_faults
 import packing_faults
 import perf_faults
 import priority_faults
@@ -32,4 +33,5 @@ FAULTS: tuple[Fault, ...] = (
     *configuration_faults.FAULTS,
     *turn_faults.FAULTS,
     *client_faults.FAULTS,
+    *loading_faults.FAULTS,
 )

@@ -141,7 +141,7 @@ FAULTS = (
         "a broker that is stopping takes requests",
         RECEPTION,
         "if self._core.stopping:",
-        "if self._core.loading:",
+        "if not self._core.surveys.has_begun:",
         (f"{RIGHTS}test_a_broker_that_is_stopping_serves_what_it_has_and_takes_no_more",),
     ),
     Fault(
@@ -153,9 +153,9 @@ FAULTS = (
     ),
     Fault(
         "any user may stop the broker",
-        "runtime/queries.py",
-        'session.peer.uid != os.geteuid():\n        raise CallerError(f"only uid',
-        'session.peer.uid < 0:\n        raise CallerError(f"only uid',
+        "runtime/control.py",
+        "or session.peer.uid != os.geteuid():",
+        "or session.peer.uid < 0:",
         (f"{RIGHTS}test_another_user_may_not_stop_the_broker",),
     ),
     Fault(
@@ -182,8 +182,8 @@ FAULTS = (
     Fault(
         "the descriptor of a region that is refused stays open",
         RECEPTION,
-        "        finally:\n            for fd in fds:",
-        "        finally:\n            for fd in fds[1:]:",
+        "message, fds)\n        finally:\n            for fd in fds:",
+        "message, fds)\n        finally:\n            for fd in fds[1:]:",
         (f"{RIGHTS}test_a_region_that_is_refused_leaves_no_descriptor_behind",),
     ),
     Fault(

@@ -163,8 +163,8 @@ FAULTS = (
     Fault(
         "a killed instance is sent more",
         INSTANCES,
-        "instance.killed = True\n        self._leave(instance)",
-        "instance.killed = True\n        self.open += 0",
+        "if not instance.leaving:\n            self._leave(instance)",
+        "if not instance.leaving:\n            self.open += 0",
         (f"{STORY}test_the_watchdog_kills_once_and_counts_from_when_the_batch_became_first",),
     ),
     Fault(

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from msgspec import Raw
 
 from penstock.ipc.codec import encode
+from penstock.ipc.errors import CallerError, Code, MachineError, PenstockError
 from penstock.ipc.messages import (
     Batch,
     BatchDone,
@@ -27,8 +28,13 @@ from penstock.ipc.peers import Peer
 from penstock.ipc.regions import create_memfd
 from penstock.runtime.core import Core
 from penstock.runtime.instances import Instance
+from penstock.runtime.repository.changes import differences
 from penstock.runtime.repository.configuration import parse_config
-from penstock.runtime.repository.directory import ModelSource, ScanResult
+from penstock.runtime.repository.directory import ModelSource
+from penstock.runtime.repository.jobs import Found, Job, OpenModel, Survey, Tell
+from penstock.runtime.repository.origins import Moment, Opened, Origin
+from penstock.runtime.repository.stamps import Stamps
+from penstock.runtime.repository.versions import choose
 from penstock.runtime.sessions import Session
 from penstock.runtime.settings import Settings
 
@@ -101,6 +107,66 @@ class ScriptedProcess:
         return "died (signal 9)" if self.killed else "exited with status 0"
 
 
+class ScriptedDisk:
+    """Repositories in memory. A model's stamp changes with every write."""
+
+    def __init__(self) -> None:
+        self._writes = 0
+        #: name -> its configuration, stamp of what its versions share, and of each version
+        self.models: dict[str, tuple[str, int, dict[int, int]]] = {}
+        self.failures: dict[str, PenstockError] = {}
+        self.unreadable: PenstockError | None = None  # what a survey meets
+        self.told: list[tuple[str, Moment]] = []
+
+    def write(self, text: str, *versions: int) -> None:
+        """Writes a configuration, and these versions anew."""
+        name = text.split('"')[1]
+        _, shared, stamps = self.models.get(name, ("", 0, {}))
+        self._writes += 1
+        for version in versions if stamps else versions or (1,):
+            stamps[version] = self._writes
+        self.models[name] = text, shared, dict(stamps)
+
+    def do(self, job: Job) -> Any:
+        """What the helper thread would answer."""
+        if isinstance(job, Survey):
+            return self._survey(job)
+        if isinstance(job, OpenModel):
+            return self._open(job)
+        if isinstance(job, Tell):
+            self.told.append((job.origin.name, job.moment))
+        return None
+
+    def _survey(self, job: Survey) -> Any:
+        if self.unreadable is not None:
+            return self.unreadable
+        places = {name: ("/models", self._stamps(name)) for name in self.models}
+        return (
+            Found(frozenset(places))
+            if job.before is None
+            else Found(frozenset(places), places, *differences(job.before, places))
+        )
+
+    def _open(self, job: OpenModel) -> Any:
+        name = job.order.name
+        if name in self.failures:
+            return self.failures[name]
+        if name not in self.models:
+            return CallerError("model not found in any model repository", Code.NOT_FOUND)
+        text, _, stamps = self.models[name]
+        if job.before is not None and (job.before.stamps, job.before.override) == (self._stamps(name), job.order.override):
+            return None
+        config = parse_config(job.order.override or text, Path("config.pbtxt"), name)
+        versions, _ = choose(name, config.proto, sorted(stamps))
+        return Opened(
+            ModelSource(name, Path("/models") / name, config, versions), Origin(name), self._stamps(name), job.order.override
+        )
+
+    def _stamps(self, name: str) -> Stamps:
+        text, shared, versions = self.models[name]
+        return Stamps(text.encode(), b"%d" % shared, {number: b"%d" % stamp for number, stamp in versions.items()})
+
+
 class ScriptedBroker:
     """A core with everything around it in the test's hands."""
 
@@ -110,16 +176,21 @@ class ScriptedBroker:
         self.forgotten: list[Session] = []
         self.core = Core(Settings(addresses=("unix:///nowhere",), **settings), self, lambda: self.now_ns)
         self._ids = 0
-        sources = []
+        self.disk = ScriptedDisk()
         for text in configs or (CONFIG,):
-            config = parse_config(text, Path("config.pbtxt"), text.split('"')[1])
-            sources.append(ModelSource(config.name, Path("/models") / config.name, config, (1,)))
-        self.core.serve(ScanResult(sources, {}))
+            self.disk.write(text)
+        #: what is to be done aside, each with what wants the result; done at once unless `reads` is false
+        self.jobs: list[tuple[Job, Callable[[Any], None]]] = []
+        self.reads = True
+        self.refuses: MachineError | None = None  # what the machine says to a new process
+        self.core.start()
         self.core.flush()
 
     # --- Host ---
 
     def launch(self, name: str) -> ScriptedProcess:
+        if self.refuses is not None:
+            raise self.refuses
         self.processes.append(ScriptedProcess(name))
         return self.processes[-1]
 
@@ -128,6 +199,19 @@ class ScriptedBroker:
 
     def watch(self, instance: Instance) -> None:
         """The test plays the event loop."""
+
+    def run_aside(self, job: Job, then: Callable[[Any], None]) -> None:
+        self.jobs.append((job, then))
+        if self.reads and len(self.jobs) == 1:  # else the job that asked for this one is not over
+            self.read()
+
+    def read(self) -> None:
+        """The helper thread does what it has to do."""
+        while self.jobs:
+            job, then = self.jobs[0]
+            result = self.disk.do(job)
+            then(result)
+            del self.jobs[0]
 
     def forget(self, session: Session) -> None:
         self.forgotten.append(session)

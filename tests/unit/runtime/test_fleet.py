@@ -214,6 +214,8 @@ def test_a_policy_has_the_levels_and_queue_policies_of_the_configuration() -> No
 def test_without_a_version_the_highest_that_accepts_requests_is_meant() -> None:
     table = ModelTable()
     models = [table.add(parsed(), version, f"/m/{version}") for version in (1, 2, 3)]
+    for model in models:
+        table.put_forward(model)
     assert table.find("echo", -1) is models[2]
     for model in models[:2]:
         model.become(ModelState.READY)

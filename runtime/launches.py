@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instances that are to be started: as soon as there is room, or after a crash when their time comes. Pure.
+
+Room is what `--load-threads` leaves: so many instances may be loading at once. A restart does not wait for room, since its
+model is being served.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .models import ServedModel
+from .restarts import CRASHES, WITHIN_NS, RestartPolicy
+
+
+class Launch(NamedTuple):
+    """An instance that is to be started."""
+
+    name: str
+    model: ServedModel
+
+
+class Launches:
+    """What is to be started, and the crash history that decides about it."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._count = 0
+        #: those that wait for room, the first asked for first
+        self._waiting: deque[Launch] = deque()
+        #: (time, order, launch) of restarts to come; a heap
+        self._restarts: list[tuple[int, int, Launch]] = []
+        #: (generation of the model, instance name) -> its crash history
+        self._policies: dict[tuple[int, str], RestartPolicy] = {}
+
+    def __repr__(self) -> str:
+        return f"<Launches {len(self._waiting)} wait for room, {len(self._restarts)} restarts due>"
+
+    def check_invariants(self) -> None:
+        """Nothing is listed twice; the heap is one."""
+        listed = [(launch.model.number, launch.name) for launch in self._launches()]
+        assert len(set(listed)) == len(listed), self
+        restarts = self._restarts
+        assert all(restarts[(i - 1) // 2] <= restarts[i] for i in range(1, len(restarts))), self
+
+    def ask(self, name: str, model: ServedModel) -> None:
+        """An instance to be started when there is room."""
+        self._waiting.append(Launch(name, model))
+
+    def crashed(self, name: str, model: ServedModel, now_ns: int) -> str:
+        """An instance died, or could not be started: it is started again later (""), or given up, with the reason."""
+        delay_ns = self._policies.setdefault((model.number, name), RestartPolicy()).crashed(now_ns)
+        if delay_ns is None:
+            return f"{name} crashed {CRASHES} times in {WITHIN_NS // 10**9} s"
+        self._count += 1
+        heapq.heappush(self._restarts, (now_ns + delay_ns, self._count, Launch(name, model)))
+        return ""
+
+    def take(self, now_ns: int, loading: int) -> list[Launch]:
+        """What is to be started now, while so many instances are loading."""
+        due: list[Launch] = []
+        while self._restarts and self._restarts[0][0] <= now_ns:
+            due.append(heapq.heappop(self._restarts)[2])
+        while self._waiting and loading + len(due) < self._at_once:
+            due.append(self._waiting.popleft())
+        return due
+
+    def expects(self, model: ServedModel) -> bool:
+        """Whether an instance of the model is to be started."""
+        return any(launch.model is model for launch in self._launches())
+
+    def drop(self, model: ServedModel, names: set[str] | None = None) -> None:
+        """Starts no more instances of the model, or none of these names."""
+
+        def stays(launch: Launch) -> bool:
+            return launch.model is not model or not (names is None or launch.name in names)
+
+        self._waiting = deque(launch for launch in self._waiting if stays(launch))
+        self._restarts = [entry for entry in self._restarts if stays(entry[2])]
+        heapq.heapify(self._restarts)
+        for key in [key for key in self._policies if key[0] == model.number and (names is None or key[1] in names)]:
+            del self._policies[key]
+
+    def clear(self) -> None:
+        """Starts nothing any more."""
+        self._waiting.clear()
+        self._restarts.clear()
+
+    def next_deadline(self) -> int | None:
+        """When the next restart is due."""
+        return self._restarts[0][0] if self._restarts else None
+
+    def _launches(self) -> Iterator[Launch]:
+        yield from self._waiting
+        for _, _, launch in self._restarts:
+            yield launch
