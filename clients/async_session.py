@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..ipc.addresses import Address
@@ -110,12 +110,12 @@ class AsyncSession:
             finally:
                 del entry  # the traceback holds this frame: no cycle, and the memory is free when the error is
 
-    async def ask(self, question: Question) -> Any:
-        """Asks what is no inference, and returns the broker's answer. Raises what it answers."""
+    async def ask(self, question: Question, parts: Sequence[bytes] = (), timeout_s: float | None = CONTROL_TIMEOUT_S) -> Any:
+        """Asks what is no inference, and returns the broker's answer. Raises what it answers. As Session.ask."""
         connection = await self.live()
-        entry = self.entry(None, time.monotonic_ns() + int(CONTROL_TIMEOUT_S * 1e9))
+        entry = self.entry(None, 0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9))
         message, fds = question(entry.number)
-        connection.start(entry, message, fds)
+        connection.start(entry, message, fds, parts)
         await self.answer(connection, entry)
         return entry.message
 

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
+from ..ipc.errors import CallerError, Code
 from ..ipc.messages import Query
 from .models import ModelInfo
 from .session import Session
 
 Model = str | ModelInfo
+T = TypeVar("T")
 
 
 class Catalog:
@@ -28,6 +30,16 @@ class Catalog:
         """The connection was lost."""
         self._models.clear()
 
+    def forget_model(self, name: str) -> None:
+        """The model may be another now: it was loaded or unloaded, or a request that was made for it did not fit it."""
+        for key in [key for key in self._models if key[0] == name]:
+            self._models.pop(key, None)
+
+    def doubt(self, error: BaseException) -> None:
+        """A request ended in this error; if it did not fit its model, what is known of models may be out of date."""
+        if isinstance(error, CallerError) and error.code is Code.INVALID_ARG:
+            self._models.clear()
+
     def find(self, model: Model, version: int) -> ModelInfo:
         """The model, as it is or as the broker describes it. Raises what the broker answers: NOT_FOUND, UNAVAILABLE."""
         if isinstance(model, ModelInfo):
@@ -43,6 +55,20 @@ class Catalog:
         """Remembers what it says: its `metadata` document."""
         found = self._models[model, version] = ModelInfo.from_metadata(document, version)
         return found
+
+    def fit(self, model: Model, version: int, make: Callable[[ModelInfo], T]) -> T:
+        """What `make` makes of the model. If it refuses, the broker is asked again: the model may have been loaded anew."""
+        info = self.find(model, version)
+        try:
+            return make(info)
+        except CallerError:
+            if isinstance(model, ModelInfo):
+                raise
+            self.forget_model(model)
+            renewed = self.find(model, version)
+            if renewed == info:
+                raise
+        return make(renewed)
 
     def query(self, what: str, model: str, version: int) -> Any:
         """One of the broker's documents."""

@@ -14,13 +14,14 @@ from ..ipc.errors import CallerError, Code
 from ..ipc.messages import Welcome
 from .asking import asked, give_up_ns
 from .catalog import Catalog, Model
+from .control import NO_FILES, Control, Files
 from .futures import InferFuture
 from .leasing import Inputs, Leasing, Wanted
 from .models import ModelInfo, OutputNames, Shapes, layout_of_batch
 from .pending import Entry
 from .regions import Region
 from .results import InferResult
-from .sending import begin, check_slot_call, send
+from .sending import check_slot_call, send, send_all, wait
 from .session import Session
 from .slots import Slot
 
@@ -41,6 +42,7 @@ class Client:
         self._session = Session(self.address, name[:256], connect_timeout_s, self._met)
         self._catalog = Catalog(self._session)
         self._leasing = Leasing(self._session, self._catalog)
+        self._control = Control(self._session, self._catalog)
 
     def __repr__(self) -> str:
         return f"<Client of {self._session!r}, {self._leasing!r}>"
@@ -80,12 +82,9 @@ class Client:
         connection = self._session.live()
         entry = Entry(next(self._session.numbers), lease, give_up_ns(timeout_s))
         send(connection, entry, lease, asked(version, timeout_s, principal, explain, priority, queue_timeout_s))
-        try:
-            connection.wait(entry)
-        except BaseException as interruption:  # KeyboardInterrupt: the slot stays quarantined until the broker releases it
-            connection.cancel(entry, interruption)
-            raise
+        wait(connection, entry)
         if entry.error is not None:
+            self._catalog.doubt(entry.error)
             try:
                 raise entry.error
             finally:
@@ -111,22 +110,7 @@ class Client:
     ) -> list[InferFuture]:  # fmt: skip
         """`submit` for each of the slots, sent as one frame. All of them, or (with an exception) none."""
         wanted = asked(-1, timeout_s, principal, explain, priority, queue_timeout_s)
-        connection = self._session.live()
-        begun: list[Slot] = []
-        requests: list[tuple[InferFuture, Any, Sequence[bytes]]] = []
-        try:
-            for slot in slots:
-                begin(slot, connection)
-                begun.append(slot)
-                future = InferFuture(connection, next(self._session.numbers), slot, give_up_ns(timeout_s))
-                message, parts = slot.infer(future.number, wanted)
-                requests.append((future, message, parts))
-            connection.start_all(requests)
-        except Exception:
-            for slot in begun:
-                slot.release()
-            raise
-        return [future for future, _, _ in requests]
+        return send_all(self._session, slots, wanted, timeout_s)
 
     # --- memory -----------------------------------------------------------------------------------------------------------
 
@@ -141,8 +125,8 @@ class Client:
         results bring them along. `left_out`: optional inputs that requests do without. The slot serves any number of requests,
         one at a time; closing it gives it back to the pool.
         """
-        info = self._catalog.find(model, version)
-        return self._leasing.slot(layout_of_batch(info, batch, shapes or {}, outputs, left_out))
+        layout = self._catalog.fit(model, version, lambda info: layout_of_batch(info, batch, shapes or {}, outputs, left_out))
+        return self._leasing.slot(layout)
 
     def register(self, region: Region) -> None:
         """Registers memory of the caller's own; again by itself after a restart of the broker. Raises ALREADY_EXISTS."""
@@ -199,6 +183,20 @@ class Client:
     def max_in_flight(self) -> int:
         """How many requests the broker lets this client have in flight; those beyond are OVERLOADED."""
         return self._session.live().welcome.max_in_flight
+
+    # --- loading ----------------------------------------------------------------------------------------------------------
+
+    def load(self, model: str, config: str = "", files: Files = NO_FILES, *, timeout_s: float | None = None) -> None:
+        """Loads a model, or loads it again, as its repository has it now; returns when all of it is up.
+
+        `config` replaces its config.pbtxt: Triton's JSON, or text of that form. `files` (file:1/model.onnx: content) replace
+        its directory. What is served goes on until the new is up, and stays if that fails.
+        """
+        self._control.load(model, config, files, timeout_s)
+
+    def unload(self, model: str, *, unload_dependents: bool = False, timeout_s: float | None = None) -> None:
+        """Unloads a model; returns when its requests have ended and its workers have left."""
+        self._control.unload(model, unload_dependents, timeout_s)
 
     def query(self, what: str, model: str = "", version: int = -1) -> Any:
         """Any of the broker's documents by its name; the methods above are the usual ones."""

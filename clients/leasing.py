@@ -60,7 +60,7 @@ class Leasing:
         given = checked(target, inputs)
         if in_regions(given):
             return placed_request(target, given, outputs, version)
-        draft = Draft.of(self._catalog.find(target, version), given, outputs)
+        draft = self._catalog.fit(target, version, lambda model: Draft.of(model, given, outputs))
         return self.filled(draft, self._session.live().takes_inline_only)
 
     def filled(self, draft: Draft, inline: bool) -> Lease:

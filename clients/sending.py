@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from ..ipc.errors import CallerError, invalid
-from .asking import Asked
+from ..ipc.messages import Infer
+from .asking import Asked, give_up_ns
 from .connection import Connection
+from .futures import InferFuture
 from .leasing import Inputs, Lease, Wanted
 from .pending import Entry
+from .session import Session
+from .slots import Slot
 
 
 def send(connection: Connection, entry: Entry, lease: Lease, wanted: Asked) -> None:
@@ -28,6 +34,35 @@ def begin(lease: Lease, connection: Connection) -> None:
     except CallerError:
         connection.glance()  # its release may have arrived, and nobody has looked
         lease.begin()
+
+
+def send_all(session: Session, slots: Iterable[Slot], wanted: Asked, timeout_s: float | None) -> list[InferFuture]:
+    """Sends a request for each of the slots, as one frame. All of them, or (with an exception) none."""
+    connection = session.live()
+    begun: list[Slot] = []
+    requests: list[tuple[InferFuture, Infer, Sequence[bytes]]] = []
+    try:
+        for slot in slots:
+            begin(slot, connection)
+            begun.append(slot)
+            future = InferFuture(connection, next(session.numbers), slot, give_up_ns(timeout_s))
+            message, parts = slot.infer(future.number, wanted)
+            requests.append((future, message, parts))
+        connection.start_all(requests)
+    except Exception:
+        for slot in begun:
+            slot.release()
+        raise
+    return [future for future, _, _ in requests]
+
+
+def wait(connection: Connection, entry: Entry) -> None:
+    """Waits for the answer. Should that be interrupted, the slot stays quarantined until the broker releases it."""
+    try:
+        connection.wait(entry)
+    except BaseException as interruption:
+        connection.cancel(entry, interruption)
+        raise
 
 
 def check_slot_call(inputs: Inputs | None, outputs: Wanted) -> None:

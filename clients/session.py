@@ -135,12 +135,16 @@ class Session:
 
     # --- asking -----------------------------------------------------------------------------------------------------------
 
-    def ask(self, make_message: Question) -> Any:
-        """Sends what `make_message` makes of a number (and the descriptors it brings), and returns the broker's answer."""
+    def ask(self, make_message: Question, parts: Sequence[bytes] = (), timeout_s: float | None = CONTROL_TIMEOUT_S) -> Any:
+        """Sends what `make_message` makes of a number (and the descriptors it brings), and returns the broker's answer.
+
+        `timeout_s` None: waits as long as the connection lasts.
+        """
         connection = self.live()
-        entry = Entry(next(self.numbers), None, time.monotonic_ns() + int(CONTROL_TIMEOUT_S * 1e9))
+        deadline_ns = 0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9)
+        entry = Entry(next(self.numbers), None, deadline_ns)
         message, fds = make_message(entry.number)
-        connection.start(entry, message, fds)
+        connection.start(entry, message, fds, parts)
         connection.wait(entry)
         if entry.error is not None:
             raise entry.error

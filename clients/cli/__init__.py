@@ -14,23 +14,9 @@ import click
 from .failures import exit_codes
 
 COMMANDS = (
-    "serve",
-    "broker",
-    "worker",
-    "demo",
-    "status",
-    "stats",
-    "top",
-    "regions",
-    "trace",
-    "timeline",
-    "infer",
-    "perf",
-    "doctor",
-    "completion",
-    "help",
-    "stop",
-)
+    "serve", "broker", "worker", "demo", "status", "models", "stats", "top", "regions", "load", "unload", "config",
+    "infer", "perf", "trace", "timeline", "doctor", "completion", "help", "stop",
+)  # fmt: skip
 """In the order of `penstock --help`. Command `x` is the function `x` of module `x_command`."""
 
 

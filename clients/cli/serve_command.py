@@ -24,13 +24,14 @@ from .serving import CONTEXT, run_broker, serving_options
 )
 @serving_options
 def serve(**options: Any) -> None:
-    """Serve every model of these repositories (Triton's layout and config.pbtxt), until SIGTERM, SIGINT or `penstock stop`.
+    """Serve the models of these repositories (Triton's layout and config.pbtxt), until SIGTERM, SIGINT or `penstock stop`.
 
     Starts one worker process per model instance. When every model is loaded, or has failed to, one line on standard output
     says so: with --json an object with pid, addresses and models. Log lines, and what workers print, go to standard error.
 
     One model that fails to load does not stop the others: requests for it are refused with the reason, and
-    `penstock status` shows it.
+    `penstock models` shows it. Models can be loaded again, unloaded and added meanwhile: see `penstock load --help`, and
+    --control-mode for other ways.
 
     Each option can be set by an environment variable too, such as PENSTOCK_DRAIN_S for --drain-s, or in a file: flags come
     first, then the environment, then the file.

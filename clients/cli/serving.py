@@ -75,6 +75,22 @@ _OPTIONS = (
         default="none",
         help="What becomes of KIND_GPU instances where there is no GPU: an error, or the CPU with a warning.",
     ),
+    click.option(
+        "--control-mode",
+        type=click.Choice(["open", "none", "explicit", "poll"]),
+        default="open",
+        help="What is loaded. open: everything at the start, then whoever loads and unloads; none: everything, and no more; "
+        "explicit: --load-model, then whoever loads and unloads; poll: whatever the repositories hold, as they change.",
+    ),
+    click.option(
+        "--load-model",
+        "load_models",
+        metavar="NAME",
+        multiple=True,
+        help="With --control-mode explicit: load this model at the start; * is every model. Repeatable.",
+    ),
+    _setting("poll_interval_s", 0.001, "With --control-mode poll: how often the repositories are looked at."),
+    _setting("load_threads", 0, "How many instances may be loading at once; 0: two per core."),
     _setting("max_in_flight", 1, "Requests per client without an outcome."),
     _setting("max_queued_per_principal", 1, "Requests per client and model that wait."),
     _setting(
@@ -131,7 +147,7 @@ def run_broker(*, log_level: str, as_json: bool, parent: int | None, spawn_worke
     from ...runtime.broker import Broker
     from ...runtime.host_policies import read_host_policies
     from ...runtime.scheduling.limits import parse_limit
-    from ...runtime.settings import Settings
+    from ...runtime.settings import ControlMode, Settings
 
     ready = Announcement(as_json, strict)
     with failing_as(Unreachable):
@@ -140,6 +156,7 @@ def run_broker(*, log_level: str, as_json: bool, parent: int | None, spawn_worke
             addresses=tuple(addresses),
             spawn_workers=spawn_workers,
             gpu_fallback=options.pop("fallback") == "cpu",
+            control_mode=ControlMode(options.pop("control_mode")),
             host_policies=read_host_policies(options.pop("host_policies")),
             rate_limit=options.pop("rate_limit") == "execution_count",
             resource_limits=tuple(parse_limit(text) for text in options.pop("rate_limit_resource")),

@@ -48,7 +48,10 @@ def _show(found: dict[str, Any]) -> None:
     cache = found["cache"]
     size = f"{memory(cache['byte_size'])} of {memory(cache['capacity_bytes'])}"
     click.echo(f"response cache: {cache['entries']} entries, {size}, {cache['evictions']} evicted\n")
-    rows = [(model_label(row), row["state"], row["reason"] or "-", _queued(found, model_label(row))) for row in found["models"]]
+    rows = [
+        (model_label(row), row["state"] or "-", row["reason"] or "-", _queued(found, model_label(row)))
+        for row in found["models"]
+    ]
     print_table("models", ("model", "state", "reason", "queued"), rows, right_from=3)
     workers = [
         (
