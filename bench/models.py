@@ -153,12 +153,17 @@ CONFIGURATIONS = {
     "overhead": _configuration("overhead", IDENTITY, 64, "image", IMAGE_DIMS, "10", BATCHING.format(0)),
     "gathering": _configuration("gathering", ONNX, 32, "image", IMAGE_DIMS, "1, 1, 10", BATCHING.format(500_000)),
     "resnet50_shaped": _configuration("resnet50_shaped", ONNX, 8, "image", IMAGE_DIMS, "1000"),
+    "churning": _configuration("churning", 'backend: "fake"', 4, "x", "2", "2"),
     "one_ms": _configuration("one_ms", ONNX, 8, "row", str(ONE_MS_WIDTH), str(ONE_MS_WIDTH), ONE_THREAD.format()),
 }
 BUILDERS: dict[str, Callable[[], onnx.ModelProto]] = {
     "gathering": gathering, "resnet50_shaped": resnet50_shaped, "one_ms": one_ms,
 }  # fmt: skip
-REPOSITORIES = {"overhead": ("overhead", "gathering"), "real_model": ("resnet50_shaped", "one_ms")}
+REPOSITORIES = {
+    "overhead": ("overhead", "gathering"),
+    "real_model": ("resnet50_shaped", "one_ms"),
+    "churn": ("overhead", "churning"),
+}
 
 
 def repository(bench: str) -> Path:

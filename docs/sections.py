@@ -21,8 +21,8 @@ from penstock.clients.cli.settings_file import keys_of, wanted
 from penstock.ipc import messages as protocol
 from penstock.ipc.codec import encode
 from penstock.ipc.messages import from_client, from_worker, to_client, to_worker
-from penstock.runtime import instances, models
-from penstock.runtime.repository import agent_runs
+from penstock.runtime import instances, loading, models
+from penstock.runtime.repository import agent_runs, origins
 from penstock.runtime.repository.fields import supported_fields
 from penstock.runtime.scheduling import requests
 from penstock.workers import loop
@@ -262,6 +262,8 @@ def states() -> str:
         ("request", requests, {state: requests.TRANSITIONS[state] for state in requests.RequestState}),
         ("model version", models, models.TRANSITIONS),
         ("instance", instances, instances.TRANSITIONS),
+        ("load or unload", loading, loading.TRANSITIONS),
+        ("load's origin", origins, origins.TRANSITIONS),
         ("worker process", loop, loop.TRANSITIONS),
         ("load with agents", agent_runs, agent_runs.TRANSITIONS),
     ]
