@@ -267,7 +267,11 @@ def eventually(condition: Callable[[], bool], within_s: float, what: str) -> flo
 
 def children_of(pid: int) -> list[int]:
     """The pids of a process's children, by whichever of its threads they were started."""
-    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile, as the helper thread does
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 def memory_of(pid: int) -> Memory:
@@ -318,7 +322,11 @@ def is_alive(pid: int) -> bool:
 
 def states_of(pid: int) -> list[str]:
     """The states of a living process's threads, as proc_pid_stat(5) abbreviates them."""
-    return [_state(task / "stat") for task in Path(f"/proc/{pid}/task").iterdir()]
+    found: list[str] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # as above
+            found.append(_state(task / "stat"))
+    return found
 
 
 def _state(path: Path) -> str:
