@@ -14,7 +14,7 @@ from ..ipc.errors import CallerError, Code
 from ..ipc.messages import Welcome
 from .asking import asked, give_up_ns
 from .catalog import Catalog, Model
-from .control import NO_FILES, Control, Files
+from .control import Control, Files
 from .futures import InferFuture
 from .leasing import Inputs, Leasing, Wanted
 from .models import ModelInfo, OutputNames, Shapes, layout_of_batch
@@ -186,13 +186,15 @@ class Client:
 
     # --- loading ----------------------------------------------------------------------------------------------------------
 
-    def load(self, model: str, config: str = "", files: Files = NO_FILES, *, timeout_s: float | None = None) -> None:
+    def load(
+        self, model: str, config: str | None = None, files: Files | None = None, *, timeout_s: float | None = None
+    ) -> None:
         """Loads a model, or loads it again, as its repository has it now; returns when all of it is up.
 
         `config` replaces its config.pbtxt: Triton's JSON, or text of that form. `files` (file:1/model.onnx: content) replace
         its directory. What is served goes on until the new is up, and stays if that fails.
         """
-        self._control.load(model, config, files, timeout_s)
+        self._control.load(model, config or "", files or {}, timeout_s)
 
     def unload(self, model: str, *, unload_dependents: bool = False, timeout_s: float | None = None) -> None:
         """Unloads a model; returns when its requests have ended and its workers have left."""

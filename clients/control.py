@@ -13,7 +13,6 @@ from .session import Question, Session
 
 Files = Mapping[str, bytes]
 """Triton's parameter file:VERSION/NAME -> content."""
-NO_FILES: Files = {}
 
 
 class Control:
