@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from ..ipc.addresses import parse_address
 from ..ipc.errors import CallerError, Code
@@ -16,12 +16,15 @@ from .asking import asked, give_up_ns
 from .async_memory import AsyncMemory
 from .async_session import AsyncSession
 from .catalog import Catalog, Model
+from .control import Files, carried, load_question, unload_question
 from .leasing import Draft, Inputs, Lease, Leasing, Wanted, checked, in_regions, placed_request
-from .models import ModelInfo, Shapes, layout_of_batch
+from .models import ModelInfo, OutputNames, Shapes, layout_of_batch
 from .regions import Region
 from .results import InferResult
 from .sending import check_slot_call, send
 from .slots import Slot
+
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -73,6 +76,9 @@ class AsyncClient:
             send(connection, entry, lease, asked(version, timeout_s, principal, explain, priority, queue_timeout_s))
             await session.answer(connection, entry)
             return lease.build_result(entry)
+        except CallerError as error:
+            self._catalog.doubt(error)
+            raise
         finally:
             del entry, lease  # an error's traceback holds this frame: no cycle, and the memory is free when the error is
 
@@ -84,20 +90,19 @@ class AsyncClient:
         given = checked(target, inputs)
         if in_regions(given):
             return placed_request(target, given, outputs, version)
-        draft = Draft.of(await self._find(target, version), given, outputs)
+        draft = await self._fit(target, version, lambda model: Draft.of(model, given, outputs))
         return self._leasing.filled(draft, await self._memory.make_room(draft.layout))
 
     # --- memory -----------------------------------------------------------------------------------------------------------
 
     def buffers(
-        self, model: Model, batch: int | None = None, *, shapes: Shapes | None = None, outputs: Sequence[str] | None = None,
-        version: int = -1,
+        self, model: Model, batch: int | None = None, *, shapes: Shapes | None = None, outputs: OutputNames = None,
+        left_out: Sequence[str] = (), version: int = -1,
     ) -> LeasedSlot:  # fmt: skip
         """Leases a slot, as Client's: `async with client.buffers(...) as slot`, or `slot = await client.buffers(...)`."""
 
         async def lease() -> Slot:
-            info = await self._find(model, version)
-            layout = layout_of_batch(info, batch, shapes or {}, outputs)
+            layout = await self._fit(model, version, lambda info: layout_of_batch(info, batch, shapes or {}, outputs, left_out))
             return self._leasing.empty(layout, await self._memory.make_room(layout))
 
         return LeasedSlot(lease)
@@ -157,6 +162,24 @@ class AsyncClient:
         """How many requests the broker lets this client have in flight; those beyond are OVERLOADED."""
         return (await self._session.live()).welcome.max_in_flight
 
+    async def load(
+        self, model: str, config: str | None = None, files: Files | None = None, *, timeout_s: float | None = None
+    ) -> None:
+        """Loads a model, or loads it again; arguments as Client's. Returns when all of it is up."""
+        brought = files or {}
+        with carried(brought, self.address.kind == "local") as (fds, parts):
+            try:
+                await self._session.ask(load_question(model, config or "", brought, fds, parts), parts, timeout_s)
+            finally:
+                self._catalog.forget_model(model)
+
+    async def unload(self, model: str, *, unload_dependents: bool = False, timeout_s: float | None = None) -> None:
+        """Unloads a model; returns when its requests have ended and its workers have left."""
+        try:
+            await self._session.ask(unload_question(model, unload_dependents), timeout_s=timeout_s)
+        finally:
+            self._catalog.forget_model(model)
+
     async def query(self, what: str, model: str = "", version: int = -1) -> Any:
         """Any of the broker's documents by its name; the methods above are the usual ones."""
         return (await self._session.ask(lambda number: (Query(number, what, model, version), ()))).value
@@ -169,6 +192,20 @@ class AsyncClient:
             await self._session.live()
         found = self._catalog.known(model, version)
         return found or self._catalog.learn(model, version, await self.query("metadata", model, version))
+
+    async def _fit(self, model: Model, version: int, make: Callable[[ModelInfo], T]) -> T:
+        """As Catalog.fit."""
+        info = await self._find(model, version)
+        try:
+            return make(info)
+        except CallerError:
+            if isinstance(model, ModelInfo):
+                raise
+            self._catalog.forget_model(model)
+            renewed = await self._find(model, version)
+            if renewed == info:
+                raise
+        return make(renewed)
 
     # --- the end ----------------------------------------------------------------------------------------------------------
 

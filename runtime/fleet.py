@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
 from msgspec import structs
 
-from ..ipc.errors import CallerError, ModelError, PenstockError, from_wire
+from ..ipc.errors import CallerError, PenstockError, from_wire
 from ..ipc.messages import Loaded, LoadFailed, Ready, Start, Stop
 from .arrivals import Arrivals
 from .departures import Departures, Feed
@@ -17,28 +16,16 @@ from .host import Host
 from .host_policies import undefined_policies
 from .instances import Instance, InstanceState, WorkerProcess
 from .launches import Launches
+from .losses import Losses, Watcher
 from .models import ModelState, ServedModel
 from .rationing import NO_EFFECT, is_rate_limited, names_limits, needs_of, refuse_unrunnable
 from .regions import RegionRegistry
 from .repository.configuration import ModelConfig, check_against, complete
-from .scheduling.events import InstanceGone, InstanceReady, ModelAdded, ModelDown
+from .scheduling.events import InstanceGone, InstanceReady, ModelAdded
 from .scheduling.policy import CREDITS, Policy
 from .settings import Settings
 
 log = logging.getLogger("penstock.fleet")
-
-
-class Watcher(Protocol):
-    """Who wants to know what becomes of models."""
-
-    def model_ready(self, model: ServedModel) -> None:
-        """Its first instance is up: it takes requests."""
-
-    def model_settled(self, model: ServedModel) -> None:
-        """Every instance that was awaited is up, or has been given up."""
-
-    def model_gone(self, model: ServedModel) -> None:
-        """It was retired, and nothing is left of it."""
 
 
 class Fleet:
@@ -51,17 +38,23 @@ class Fleet:
         self._clock = clock
         self._stopping = False
         self._launches = Launches(settings.instances_at_once)
-        self._watcher: Watcher
+        self._losses = Losses(self._launches, feed, clock)
         #: number -> instance that is not dead
         self.instances: dict[int, Instance] = {}
         #: instances that have messages to be flushed
         self.unflushed: set[Instance] = set()
         self._arrivals = Arrivals(
             settings, host, self._launches, self.instances, self.unflushed, clock,
-            lambda launch, error: self._crashed(launch.name, launch.model, error),
+            lambda launch, error: self._losses.crashed(launch.name, launch.model, error),
         )  # fmt: skip
         self.departures = Departures(
-            self.instances, self._launches, self.unflushed, feed, clock, int(settings.kill_s * 1e9), self._gone
+            self.instances,
+            self._launches,
+            self.unflushed,
+            feed,
+            clock,
+            int(settings.kill_s * 1e9),
+            self._losses.gone,
         )
 
     def __repr__(self) -> str:
@@ -69,7 +62,7 @@ class Fleet:
 
     def report_to(self, watcher: Watcher) -> None:
         """Everything that becomes of models is told to this one."""
-        self._watcher = watcher
+        self._losses.watcher = watcher
 
     def check_invariants(self) -> None:
         """Every live instance is listed once, and by its model too."""
@@ -87,13 +80,13 @@ class Fleet:
 
         A model whose instances could never run, for want of a resource, is UNAVAILABLE instead.
         """
-        self._warn_of(model)
+        for warning in _without_effect(model.config, self._settings):
+            log.warning("model %s: %s", model.label, warning)
         names = model.config.instance_names()
         try:
             self.refuse_unrunnable(model)
         except CallerError as error:
-            model.lost.update(dict.fromkeys(names, error))
-            self._perhaps_down(model, error.message)
+            self._losses.refused(names, model, error)
             return
         model.awaited.update(names)
         self._arrivals.ask(names if model.config.is_complete else names[:1], model)
@@ -107,17 +100,10 @@ class Fleet:
         try:
             self.refuse_unrunnable(model)
         except CallerError as error:
-            model.lost.update(dict.fromkeys(added, error))
+            self._losses.refused(added, model, error)
             return
         model.awaited.update(added)
         self._arrivals.ask(added, model)
-
-    def _warn_of(self, model: ServedModel) -> None:
-        """What the configuration asks for and the settings leave without effect."""
-        if names_limits(model.config) and not self._settings.rate_limit:
-            log.warning("model %s: %s", model.label, NO_EFFECT)
-        for warning in undefined_policies(model.config, self._settings):
-            log.warning("model %s: %s", model.label, warning)
 
     def refuse_unrunnable(self, model: ServedModel) -> None:
         """Raises CallerError where the model's instances could never have the resources that they need."""
@@ -162,10 +148,10 @@ class Fleet:
                 self._feed(ModelAdded(model.number, policy_of(model, self._settings)))
             model.become(ModelState.READY)
             log.info("model %s is READY", model.label)
-            self._watcher.model_ready(model)
+            self._losses.watcher.model_ready(model)
         self._feed(InstanceReady(instance.number, model.number, needs_of(model.config, instance.name)))
         self._arrivals.launch_due()
-        self._no_longer_awaited(instance.name, model)
+        self._losses.no_longer_awaited(instance.name, model)
 
     def load_failed(self, instance: Instance, message: LoadFailed) -> None:
         """The model cannot be loaded; trying again would not help, so the instance goes for good."""
@@ -192,47 +178,8 @@ class Fleet:
         if model.state is ModelState.UNLOADING:
             self.departures.left(model)
         elif instance.wanted and not expected and not self._stopping:
-            self._after_crash(instance, ModelError(reason))
+            self._losses.died(instance, reason)
         self._arrivals.launch_due()
-
-    def _after_crash(self, instance: Instance, error: PenstockError) -> None:
-        if instance.load_error is not None:
-            self._give_up(instance.name, instance.model, instance.load_error)
-        elif instance.supervised:
-            self._crashed(instance.name, instance.model, error)
-        else:
-            self._perhaps_down(instance.model, error.message)
-
-    def _crashed(self, name: str, model: ServedModel, error: PenstockError) -> None:
-        given_up = self._launches.crashed(name, model, self._clock())
-        if given_up:
-            self._give_up(name, model, ModelError(f"{given_up}, last: {error.message}", error.code))
-
-    def _give_up(self, name: str, model: ServedModel, error: PenstockError) -> None:
-        model.lost[name] = error
-        self._perhaps_down(model, error.message)
-        self._no_longer_awaited(name, model)
-
-    def _perhaps_down(self, model: ServedModel, reason: str) -> None:
-        """The model is UNAVAILABLE when it has no instance, and none is to come."""
-        if model.instances or self._launches.expects(model):
-            return
-        was_added = model.state is not ModelState.LOADING
-        model.become(ModelState.UNAVAILABLE, reason)
-        log.error("model %s is UNAVAILABLE: %s", model.label, reason)
-        if was_added:
-            self._feed(ModelDown(model.number, reason))
-
-    def _no_longer_awaited(self, name: str, model: ServedModel) -> None:
-        """What waited for the first instance to complete the configuration does not come when the model is given up."""
-        if not model.awaited:
-            return
-        model.awaited -= model.awaited if model.state is ModelState.UNAVAILABLE else {name}
-        if not model.awaited:
-            self._watcher.model_settled(model)
-
-    def _gone(self, model: ServedModel) -> None:
-        self._watcher.model_gone(model)
 
     # --- time and the end ------------------------------------------------------------------------------------------------
 
@@ -264,6 +211,13 @@ class Fleet:
         """Ends every worker that is still there."""
         for instance in self.instances.values():
             instance.kill(verdict)
+
+
+def _without_effect(config: ModelConfig, settings: Settings) -> Iterator[str]:
+    """What the configuration asks for and the settings do not provide."""
+    if names_limits(config) and not settings.rate_limit:
+        yield NO_EFFECT
+    yield from undefined_policies(config, settings)
 
 
 def policy_of(model: ServedModel, settings: Settings) -> Policy:

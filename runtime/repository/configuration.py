@@ -202,10 +202,19 @@ def agents_of(text: str, path: Path, model_directory_name: str) -> tuple[AgentSe
 
     Raises CallerError where the text is none at all.
     """
-    if text.lstrip().startswith("{"):  # Triton's JSON, which came with the load
-        config, _ = schema.parse_json(text)
-    else:
-        config = parse(text, f"{model_directory_name}/{path.name}")
+    return _agents(parse(text, f"{model_directory_name}/{path.name}"))
+
+
+def agents_of_override(text: str, model: str) -> tuple[AgentSettings, ...]:
+    """The same of a configuration that came with a load."""
+    try:
+        is_json = text.lstrip().startswith("{")
+        return _agents(schema.parse_json(text)[0] if is_json else parse(text, f"{model}/{OVERRIDE}"))
+    except CallerError as error:
+        raise InvalidOverrideError(f"Invalid config override: {error.message}", error.code) from None
+
+
+def _agents(config: Proto) -> tuple[AgentSettings, ...]:
     agents = config.model_repository_agents.agents
     return tuple(AgentSettings(agent.name, dict(agent.parameters)) for agent in agents)
 

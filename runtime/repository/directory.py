@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from ...ipc.errors import CallerError, Code, invalid, not_found
 from .agent_runs import AgentRun
 from .backends import BACKENDS, detect
-from .configuration import ModelConfig, agents_of, parse_config, parse_override
+from .configuration import ModelConfig, agents_of, agents_of_override, parse_config, parse_override
 from .stamps import CONFIG_NAME
 from .versions import choose, numbered
 
@@ -87,7 +87,8 @@ def read_model(directory: Path, gpu_fallback: bool = False, override: str = "") 
     Raises PenstockError that says what is missing or wrong; agents that were called have then been told.
     """
     try:
-        settings = agents_of(override or _text(directory / CONFIG_NAME), directory / CONFIG_NAME, directory.name)
+        path = directory / CONFIG_NAME
+        settings = agents_of_override(override, directory.name) if override else agents_of(_text(path), path, directory.name)
         if not settings:
             return _read_model(directory.name, directory, gpu_fallback, override)
         agents = AgentRun(directory.name, directory, settings)

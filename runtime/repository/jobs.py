@@ -16,7 +16,7 @@ from .changes import NOWHERE, Places, differences
 from .directory import find_model, find_models, only_directory, read_model
 from .orders import Order
 from .origins import Moment, Opened, Origin
-from .private import PrivateDirectory, sweep
+from .private_directories import PrivateDirectory, sweep
 from .stamps import Stamps, stamps_of
 
 log = logging.getLogger("penstock.repository")
@@ -27,8 +27,7 @@ class Sweep(NamedTuple):
 
     def run(self) -> None:
         """Raises OSError."""
-        for path in sweep():
-            log.info("%s was left by a broker that is gone, and is removed", path)
+        sweep()
 
 
 class Survey(NamedTuple):
@@ -71,12 +70,19 @@ class OpenModel(NamedTuple):
             self.order.close()
 
     def _open_brought(self) -> Opened:
-        name = self.order.name
+        order = self.order
+        private = PrivateDirectory.create(order.byte_size)
+        directory = private.path / order.name
         try:
-            private = PrivateDirectory.write(name, self.order.files)
+            order.write_to(directory)
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-            raise CallerError(f"the files for model '{name}' cannot be written: {error.strerror}: {error.filename}") from None
-        return self._read(private.model, Origin(name, private), None)
+            private.close()
+            text = f"the files for model '{order.name}' cannot be written: {error.strerror}: {error.filename}"
+            raise CallerError(text) from None
+        except BaseException:
+            private.close()
+            raise
+        return self._read(directory, Origin(order.name, private), None)
 
     def _open_found(self) -> Opened | None:
         directory = only_directory(self.order.name, find_model(self.repositories, self.order.name))

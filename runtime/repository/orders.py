@@ -25,6 +25,11 @@ class BroughtFile:
     def __repr__(self) -> str:
         return f"<BroughtFile {f'fd {self._fd}' if self._fd >= 0 else f'{len(self._content)} bytes'}>"
 
+    @property
+    def byte_size(self) -> int:
+        """Of the content."""
+        return len(self._content) if self._fd < 0 else os.fstat(self._fd).st_size
+
     def copy_to(self, path: Path) -> None:
         """Writes the content to a new file. Blocks. Raises OSError."""
         with path.open("xb") as file:
@@ -52,6 +57,18 @@ class Order:
 
     def __repr__(self) -> str:
         return f"<Order {self.name}{', with a configuration' if self.override else ''}, {len(self.files)} files>"
+
+    @property
+    def byte_size(self) -> int:
+        """Of all files together."""
+        return sum(file.byte_size for file in self.files.values())
+
+    def write_to(self, directory: Path) -> None:
+        """Makes the model directory and writes the files. Blocks. Raises OSError."""
+        directory.mkdir()
+        for path, file in self.files.items():
+            (directory / path).parent.mkdir(parents=True, exist_ok=True)
+            file.copy_to(directory / path)
 
     def close(self) -> None:
         """Gives back what came with it. Idempotent."""

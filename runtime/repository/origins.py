@@ -17,7 +17,7 @@ from msgspec import Struct
 from ...ipc.errors import MachineError
 from .agent_runs import AgentRun
 from .directory import ModelSource
-from .private import PrivateDirectory
+from .private_directories import PrivateDirectory
 from .stamps import Stamps
 
 
@@ -68,7 +68,7 @@ class Origin:
             _tell_agents(self.agents, moment)
         if self._private is not None and not TRANSITIONS[moment]:
             try:
-                self._private.remove()
+                self._private.close()
             except OSError as error:
                 raise MachineError(f"the files that came with {self.name} cannot be removed: {error}") from error
 

@@ -78,6 +78,13 @@ def _locked_directory(parent: Path) -> tuple[Path, int]:
         os.close(lock)  # another process took it for abandoned before it was locked
 
 
+def sweep() -> None:
+    """Removes what processes of this user left that were killed. Raises OSError where something cannot be removed."""
+    for parent in (MEMORY, Path(tempfile.gettempdir())):
+        if os.access(parent, os.W_OK | os.X_OK):
+            _remove_abandoned(parent)
+
+
 def _remove_abandoned(parent: Path) -> None:
     for path in _own(parent):
         with suppress(FileNotFoundError):  # another process removes it too

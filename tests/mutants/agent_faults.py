@@ -67,11 +67,4 @@ FAULTS = (
         "    fcntl.flock(lock, fcntl.LOCK_UN)\n",
         (f"{PRIVATE}test_what_a_killed_process_left_is_removed_and_what_lives_is_not",),
     ),
-    Fault(
-        "a load is complete with its first version",
-        "runtime/running_agents.py",
-        "if load is None or any(other.state is ModelState.LOADING for other in load.models):",
-        "if load is None:",
-        ("tests/unit/runtime/test_running_agents.py::test_a_load_is_complete_when_its_last_version_is_settled",),
-    ),
 )

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ import pytest
 from running import RunningBroker, add_model, answer, eventually, rows
 
 from penstock.clients import Client
-from penstock.runtime import broker as broker_module
 from penstock.runtime.agents.encryption import encrypt_model, new_key
 from penstock.runtime.broker import Broker
-from penstock.runtime.repository.directory import ScanResult
+from penstock.runtime.repository import directory, jobs
 from penstock.runtime.repository.private_directories import MEMORY, PREFIX
 from penstock.runtime.settings import Settings
 
@@ -133,21 +131,14 @@ def test_a_broker_that_is_stopped_before_it_serves_leaves_nothing(
 ) -> None:
     """Given a broker that is told to stop while it reads its repository, then what agents made meanwhile is gone too."""
     add_encrypted(repository, key)
-    begun = threading.Event()
-    scan, read = broker_module.scan, Broker._read_repositories
-
-    def scan_and_say(*args: Any, **options: Any) -> ScanResult:
-        begun.set()
-        return scan(*args, **options)
-
-    def read_and_wait(broker: Broker) -> None:
-        read(broker)
-        assert begun.wait(5)
-
-    monkeypatch.setattr(broker_module, "scan", scan_and_say)
-    monkeypatch.setattr(Broker, "_read_repositories", read_and_wait)
     before = private()
     broker = Broker(Settings(repositories=(str(repository),), addresses=(f"unix://{tmp_path}/broker.sock",)))
-    broker.stop()
+    read = directory.read_model
+
+    def stop_and_read(*words: Any) -> directory.ModelSource:
+        broker.stop()
+        return read(*words)
+
+    monkeypatch.setattr(jobs, "read_model", stop_and_read)
     broker.run()
     assert private() <= before

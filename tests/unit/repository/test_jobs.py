@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 from pathlib import Path
 
 import pytest
 from texts import IDENTITY
 
 from penstock.ipc.errors import CallerError, Code
+from penstock.runtime.repository import private_directories
 from penstock.runtime.repository.changes import NOWHERE
 from penstock.runtime.repository.jobs import OpenModel, Survey, Sweep, Tell
 from penstock.runtime.repository.orders import BroughtFile, Order, check_name, check_parameters
 from penstock.runtime.repository.origins import Moment, Opened
-from penstock.runtime.repository.private import PREFIX
+from penstock.runtime.repository.private_directories import PREFIX
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "models" / "m" / "1").mkdir(parents=True)
     (tmp_path / "models" / "m" / "config.pbtxt").write_text(IDENTITY)
     (tmp_path / "private").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "private"))
+    monkeypatch.setattr(private_directories, "MEMORY", tmp_path / "private")
     return tmp_path / "models"
 
 

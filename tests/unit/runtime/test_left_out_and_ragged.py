@@ -55,7 +55,7 @@ Admit = Callable[..., InferRequest]
 
 @pytest.fixture
 def broker() -> Iterator[ScriptedBroker]:
-    made = ScriptedBroker(OPTIONAL, ONLY_OPTIONAL, FIXED, RAGGED, MIXED, RESHAPED)
+    made = ScriptedBroker(OPTIONAL, ONLY_OPTIONAL, FIXED, RAGGED, MIXED, RESHAPED, load_threads=64)
     made.start()
     yield made
     for session in list(made.core.reception.sessions.values()):

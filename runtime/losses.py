@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of a model whose instances die, or cannot be started or loaded: another try, or none; in the end UNAVAILABLE."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from ..ipc.errors import ModelError, PenstockError
+from .departures import Feed
+from .instances import Instance
+from .launches import Launches
+from .models import ModelState, ServedModel
+from .scheduling.events import ModelDown
+
+log = logging.getLogger("penstock.fleet")
+
+
+class Watcher(Protocol):
+    """Who wants to know what becomes of models."""
+
+    def model_ready(self, model: ServedModel) -> None:
+        """Its first instance is up: it takes requests."""
+
+    def model_settled(self, model: ServedModel) -> None:
+        """Every instance that was awaited is up, or has been given up."""
+
+    def model_gone(self, model: ServedModel) -> None:
+        """It was retired, and nothing is left of it."""
+
+
+class Losses:
+    """Its state is that of the models (`lost`, `awaited`) and of the launches. `watcher` is set before anything happens."""
+
+    def __init__(self, launches: Launches, feed: Feed, clock: Callable[[], int]) -> None:
+        self._launches = launches
+        self._feed = feed
+        self._clock = clock
+        self.watcher: Watcher
+
+    def __repr__(self) -> str:
+        return f"<Losses, {self._launches!r}>"
+
+    def died(self, instance: Instance, reason: str) -> None:
+        """A worker that was wanted is gone."""
+        if instance.load_error is not None:
+            self._give_up(instance.name, instance.model, instance.load_error)
+        elif instance.supervised:
+            self.crashed(instance.name, instance.model, ModelError(reason))
+        else:
+            self._perhaps_down(instance.model, reason)
+
+    def crashed(self, name: str, model: ServedModel, error: PenstockError) -> None:
+        """An instance died, or its process could not be started: it is tried again, but not for ever."""
+        given_up = self._launches.crashed(name, model, self._clock())
+        if given_up:
+            self._give_up(name, model, ModelError(f"{given_up}, last: {error.message}", error.code))
+
+    def refused(self, names: list[str], model: ServedModel, error: PenstockError) -> None:
+        """Instances that are not even tried."""
+        model.lost.update(dict.fromkeys(names, error))
+        self._perhaps_down(model, error.message)
+
+    def no_longer_awaited(self, name: str, model: ServedModel) -> None:
+        """The instance is up, or given up. One that waited for the first one's configuration goes with the model."""
+        if not model.awaited:
+            return
+        model.awaited -= model.awaited if model.state is ModelState.UNAVAILABLE else {name}
+        if not model.awaited:
+            self.watcher.model_settled(model)
+
+    def gone(self, model: ServedModel) -> None:
+        """Nothing is left of a retired model."""
+        self.watcher.model_gone(model)
+
+    def _give_up(self, name: str, model: ServedModel, error: PenstockError) -> None:
+        model.lost[name] = error
+        self._perhaps_down(model, error.message)
+        self.no_longer_awaited(name, model)
+
+    def _perhaps_down(self, model: ServedModel, reason: str) -> None:
+        """The model is UNAVAILABLE when it has no instance, and none is to come."""
+        if model.instances or self._launches.expects(model):
+            return
+        was_added = model.state is not ModelState.LOADING
+        model.become(ModelState.UNAVAILABLE, reason)
+        log.error("model %s is UNAVAILABLE: %s", model.label, reason)
+        if was_added:
+            self._feed(ModelDown(model.number, reason))
