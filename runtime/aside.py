@@ -17,6 +17,7 @@ from typing import Any
 from ..ipc.errors import BrokerError, Code, MachineError, PenstockError
 from .event_loop import EventLoop
 from .repository.jobs import Job, Tell
+from .repository.origins import Moment, Opened
 
 log = logging.getLogger("penstock.broker")
 
@@ -56,12 +57,16 @@ class HelperThread:
             then(future.result())
 
     def close(self) -> None:
-        """Waits for the job that has begun, and for what origins are to be told."""
+        """Waits for the job that has begun, and for what origins are to be told; a model that nobody serves is given up."""
         for job, future, _ in self._running:
             if not isinstance(job, Tell):
                 future.cancel()
         if self._executor is not None:
             self._executor.shutdown()
+        for _, future, _ in self._running:
+            if not future.cancelled() and isinstance(opened := future.result(), Opened):
+                opened.origin.become(Moment.LOAD_FAIL)
+                opened.origin.tell(Moment.LOAD_FAIL)
         self._loop.remove(self._wake)
         os.close(self._wake)
 

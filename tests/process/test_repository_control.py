@@ -21,6 +21,7 @@ import pytest
 from running import START_S, Barrier, RunningBroker, add_model, answer, eventually, rows
 
 from penstock.clients import BrokerError, CallerError, Client, Code, ModelError
+from penstock.runtime.repository.private_directories import MEMORY, PREFIX
 
 CYCLES = 20
 IN_FLIGHT = 16
@@ -364,21 +365,25 @@ def test_a_configuration_may_come_with_the_load(tmp_path: Path, repository: Path
         assert client.model("echo").max_batch_size == 4
 
 
-def test_files_may_come_with_the_load(tmp_path: Path, repository: Path, link: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def private() -> set[Path]:
+    """The private directories there are on this machine."""
+    return set(MEMORY.glob(f"{PREFIX}*"))
+
+
+def test_files_may_come_with_the_load(tmp_path: Path, repository: Path, link: str) -> None:
     """Given files, the repository is ignored, they lie in a private directory, and that goes with the model."""
-    (tmp_path / "private").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "private"))
+    before = private()
     onnx = (Path(__file__).parents[2] / "model_repository" / "simple" / "1" / "model.onnx").read_bytes()
     config = json.dumps({"platform": "onnxruntime_onnx"})
     with RunningBroker(tmp_path, repository) as broker, broker.client(link) as client:
         client.load("adder", config, {"file:1/model.onnx": onnx})
         a = np.ones((1, 16), np.int32)
         assert (client.infer("adder", {"INPUT0": a, "INPUT1": a}).outputs["OUTPUT0"] == 2).all()
-        (private,) = (tmp_path / "private").iterdir()
-        assert private.stat().st_mode & 0o777 == 0o700
+        (made,) = private() - before
+        assert made.stat().st_mode & 0o777 == 0o700
         with pytest.raises(ModelError, match="load failed for model 'adder': version 2 is at UNAVAILABLE state"):
             client.load("adder", config, {"file:2/model.onnx": b"no model"})
-        eventually(lambda: list((tmp_path / "private").iterdir()) == [private], 10, "what failed is removed")
+        eventually(lambda: private() - before == {made}, 10, "what failed is removed")
         with pytest.raises(CallerError, match="Load parameter 'config' must be specified for model file override"):
             client.load("adder", files={"file:1/model.onnx": onnx})
         with pytest.raises(
@@ -386,9 +391,9 @@ def test_files_may_come_with_the_load(tmp_path: Path, repository: Path, link: st
         ):
             client.load("adder", config, {"file:../x": b""})
         client.unload("adder")
-        eventually(lambda: not list((tmp_path / "private").iterdir()), 10, "the files are removed")
+        eventually(lambda: private() <= before, 10, "the files are removed")
         client.load("adder", config, {"file:1/model.onnx": onnx})
-    assert not list((tmp_path / "private").iterdir())
+    assert private() <= before
 
 
 @pytest.mark.parametrize("name", ["", "../etc", "a/b", ".."])
