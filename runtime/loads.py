@@ -63,6 +63,14 @@ class Loads:
         """Whether nothing is being loaded or unloaded."""
         return not self._lines
 
+    def describe(self) -> list[dict[str, str]]:
+        """What is under way or waits for its turn, as `penstock status` shows it."""
+        return [
+            {"model": load.name, "what": "unload" if load.order is None else "load", "state": load.state.value}
+            for line in self._lines.values()
+            for load in line
+        ]
+
     # --- asking ----------------------------------------------------------------------------------------------------------
 
     def load(self, order: Order, tell: Tell) -> None:

@@ -145,6 +145,7 @@ class Queries:
                 for model in core.models.current()
                 if model.accepts and (found := core.scheduler.queued_by_level(model.number))
             },
+            "loads": core.loads.describe(),
             "instances": [instance.describe() for instance in core.fleet.instances.values()],
             "sessions": [session.describe() for session in core.reception.sessions.values()],
             "regions": len(core.regions),

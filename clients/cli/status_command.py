@@ -30,8 +30,8 @@ def status(address: str | None, as_json: bool) -> None:
     """Show the broker, its models and why some are not READY, its workers, and the clients that are connected.
 
     With --json: an object with pid, addresses, ready, stopping, models, queued, queued_by_level (of models with priority
-    levels or queue policies), instances, sessions, regions, region_bytes, cache and bad_messages; with the rate limiter also
-    resources, each with its device (null: global), count, used, and waiting.
+    levels or queue policies), loads, instances, sessions, regions, region_bytes, cache and bad_messages; with the rate
+    limiter also resources, each with its device (null: global), count, used, and waiting.
     """
     with connected(address) as client:
         found = client.status()
@@ -53,6 +53,8 @@ def _show(found: dict[str, Any]) -> None:
         for row in found["models"]
     ]
     print_table("models", ("model", "state", "reason", "queued"), rows, right_from=3)
+    loads = [(row["model"], row["what"], row["state"]) for row in found.get("loads", ())]
+    print_table("loads and unloads under way", ("model", "what", "state"), loads, right_from=3)
     workers = [
         (
             row["instance"], f"{row['model']}/{row['version']}", row["state"], format_cpus(row["cpus"]) or "any", row["pid"],

@@ -66,6 +66,7 @@ class Line(NamedTuple):
 
     def served(self, *futures: InferFuture) -> list[list[float]]:
         """The values of each batch, in the order of execution. `futures` are all that is queued."""
+        self.has(len(futures))
         self.open()
         batches: list[list[float]] = []
         left = set(futures)

@@ -268,7 +268,7 @@ def test_a_worker_that_is_loading_is_ended_by_an_unload(tmp_path: Path, reposito
         (worker,) = broker.workers()
         with broker.client("local") as other, background(other.load, "late") as second:
             eventually(lambda: row(client, "late")["state"] == "LOADING", 10, "it is loading")
-            eventually(lambda: len(client.status()["sessions"]) == 2, 10, "both clients are there")
+            eventually(lambda: len(client.status()["loads"]) == 2, 10, "the second load waits for the first")
             client.unload("late")
             with pytest.raises((ModelError, CallerError), match="late"):
                 second.result(10)
