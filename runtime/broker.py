@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ log = logging.getLogger("penstock.broker")
 NS = 1_000_000_000
 SWEEP_NS = NS
 """How often leases are looked at, where there are any. A longer gap means that the broker itself was stalled."""
+SWITCH_S = 0.0005
+"""How long the loop may have to wait for the helper thread to give up the interpreter lock; Python's own default is 5 ms."""
 STALLED_NS = NS // 20
 """A deadline missed by more than this means the same. epoll_wait, interrupted by SIGCONT, may then have reported nothing."""
 
@@ -66,7 +69,7 @@ class Broker:
 
     def run(self) -> None:
         """Binds, serves, and on SIGTERM, SIGINT or a stop query drains and leaves. Raises BrokerError when it cannot bind."""
-        _raise_descriptor_limit()
+        _prepare_process()
         with StopSignals(self._loop, self._stop):
             try:
                 self._open_doors()
@@ -235,7 +238,12 @@ def _metrics_door(settings: Settings, loop: EventLoop, core: Core) -> MetricsDoo
     return door
 
 
-def _raise_descriptor_limit() -> None:
-    """A broker holds a descriptor per region and two per client; the soft limit is often 1024 for select()'s sake alone."""
+def _prepare_process() -> None:
+    """What this process needs of the machine and of the interpreter.
+
+    A descriptor per region and two per client: the soft limit is often 1024 for select()'s sake alone. And the interpreter
+    lock soon again while the helper thread reads a model.
+    """
+    sys.setswitchinterval(SWITCH_S)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -57,6 +57,10 @@ class Load:
         assert self.order is not None or self.state not in (LoadState.READING, LoadState.STARTING), self
         assert self.order is None or self.state is not LoadState.LEAVING, self
 
+    def describe(self) -> dict[str, str]:
+        """The load as `penstock status` shows it."""
+        return {"model": self.name, "what": "unload" if self.order is None else "load", "state": self.state.value}
+
     def become(self, state: LoadState) -> None:
         """Moves along TRANSITIONS."""
         if state not in TRANSITIONS[self.state]:

@@ -65,11 +65,7 @@ class Loads:
 
     def describe(self) -> list[dict[str, str]]:
         """What is under way or waits for its turn, as `penstock status` shows it."""
-        return [
-            {"model": load.name, "what": "unload" if load.order is None else "load", "state": load.state.value}
-            for line in self._lines.values()
-            for load in line
-        ]
+        return [load.describe() for line in self._lines.values() for load in line]
 
     # --- asking ----------------------------------------------------------------------------------------------------------
 
