@@ -42,8 +42,7 @@ class Loads:
         self._generations = Generations(models, fleet, self._tell_origin)
         #: model -> what was asked of it and is not over, in order; the first is under way
         self._lines: dict[str, deque[Load]] = {}
-        #: model -> what is loaded of it, as it was found
-        self._opened: dict[str, Opened] = {}
+        self._opened: dict[str, Opened] = {}  # model -> what is loaded of it, as it was found
 
     def __repr__(self) -> str:
         return f"<Loads {[load for line in self._lines.values() for load in line]}>"
@@ -64,7 +63,7 @@ class Loads:
         return not self._lines
 
     def describe(self) -> list[dict[str, str]]:
-        """What is under way or waits for its turn, as `penstock status` shows it."""
+        """What `penstock status` shows: what is under way, or waits for its turn."""
         return [load.describe() for line in self._lines.values() for load in line]
 
     # --- asking ----------------------------------------------------------------------------------------------------------
