@@ -28,7 +28,7 @@ from .replies import Replies
 from .requests import InferRequest
 from .response_cache import LocalCache
 from .scheduling.commands import AnyCommand
-from .scheduling.events import AnyEvent, Arrived, ArrivedTogether, BatchEnded, ModelDown, Tick
+from .scheduling.events import AnyEvent, Arrived, ArrivedTogether, BatchEnded, InstanceGone, ModelDown, Tick
 from .scheduling.requests import Request
 from .scheduling.scheduler import Scheduler
 from .sessions import Session
@@ -94,8 +94,12 @@ class Core:
             assert region.in_flight >= used.get(region.number, 0), region
 
     def feed(self, event: AnyEvent) -> None:
-        """Hands one event to the scheduler, after all that came before it, and carries out what it commands."""
-        self._settle()
+        """Hands one event to the scheduler, after all that came before it, and carries out what it commands.
+
+        The end of an instance goes before what waits to be handed over: nothing can be sent there any more.
+        """
+        if type(event) is not InstanceGone:
+            self._settle()
         self.carry_out(self.scheduler.handle(event, self.clock()))
 
     def _settle(self) -> None:

@@ -68,10 +68,11 @@ class Lifecycles:
         if staged:
             self._outcomes.fail_running(staged.popleft().requests, event.message, out)
         model.put_back([request for batch in staged for request in self._outcomes.take_back(batch.requests, out)])
-        self._expiry.expire(now_ns, out)  # what came back may have waited for its queue timeout meanwhile
+        others = self._expiry.expire(now_ns, out)  # what came back may have waited for its queue timeout meanwhile
         if model.state is DOWN or (model.state is DRAINING and not len(model.instances)):
             self._outcomes.fail_queued(model, out)
-        self._dispatcher.settle(model, now_ns, out)
+        for touched in dict.fromkeys((model, *others)):
+            self._dispatcher.settle(touched, now_ns, out)
 
     def model_added(self, event: ModelAdded, _now_ns: int, _out: list[AnyCommand]) -> None:
         """Requests may come; they wait for an instance."""

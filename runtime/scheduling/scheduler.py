@@ -80,7 +80,7 @@ class Scheduler:
     def handle(self, event: AnyEvent, now_ns: int) -> list[AnyCommand]:
         """What is to be done about the event, in order. `now_ns` never goes back."""
         out: list[AnyCommand] = []
-        if now_ns >= self._timeouts.next_ns:
+        if now_ns >= self._timeouts.next_ns and type(event) is not InstanceGone:  # which goes before all that is sent
             self._expiry.settle(now_ns, out)
         self._handlers[type(event)](event, now_ns, out)
         if self._dispatcher.resources.freed:

@@ -7,9 +7,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import Raw
 from scripted import CONFIG, ScriptedBroker, ScriptedProcess, link_of
 
-from penstock.ipc.messages import Failed, Loaded, LoadFailed, Ping, Ready, Result, Signature, Start, Stop, TensorSpec
+from penstock.ipc.codec import encode
+from penstock.ipc.messages import (
+    Failed,
+    Infer,
+    InputTensor,
+    Loaded,
+    LoadFailed,
+    OutputPlace,
+    Ping,
+    Ready,
+    Result,
+    Signature,
+    Start,
+    Stop,
+    TensorSpec,
+)
 from penstock.runtime.fleet import policy_of
 from penstock.runtime.models import ModelState, ModelTable
 from penstock.runtime.repository.configuration import ModelConfig, parse_config
@@ -49,6 +65,23 @@ def crash_repeatedly(broker: ScriptedBroker, position: int, times: int) -> None:
             position = len(broker.processes) - 1
             broker.start(position)
         broker.die(position)
+
+
+# --- the end of an instance ----------------------------------------------------------------------------------------------------
+
+
+def test_a_request_read_just_before_its_worker_died_goes_to_another(two: ScriptedBroker) -> None:
+    # Given a request that was read in the same turn of the loop in which a worker's death is seen, before it
+    client = two.client()
+    inputs, outputs = [InputTensor("x", "FP32", [1, 2], "r", 0, 8)], [OutputPlace("y", "r", 256, 8)]
+    two.core.reception.receive(client, [Infer(7, "echo", Raw(encode(inputs)), Raw(encode(outputs)))])
+    # When the core hears of the death
+    two.die(0)
+    # Then the other worker has the request
+    (batch,) = two.batches(1)
+    two.finish(batch, 1)
+    (result,) = link_of(client).take(Result)
+    assert result.id == 7
 
 
 # --- restarts ----------------------------------------------------------------------------------------------------------------

@@ -350,6 +350,24 @@ def test_what_comes_back_too_late_has_expired(broker: Broker, action: TimeoutAct
         assert broker.at(2) == [[9]]
 
 
+def test_what_expires_as_an_instance_goes_is_not_sent_there(broker: Broker) -> None:
+    # Given two models, each with two requests in a batch that is held back until 300, the first of which expires at 500
+    for number in (1, 2):
+        broker.add_model(number, model(REJECTING, max_batch_size=4, max_queue_delay_ns=300 * US), number)
+        broker.arrive(10 * number, number)
+    broker.now_ns += 100 * US
+    broker.arrive(11, 1)
+    broker.arrive(21, 2)
+    # When nothing happens until 550, and then the first event is the end of an instance
+    broker.now_ns += 450 * US
+    broker.crash(1)
+    # Then what has expired is rejected, of both models, and the rest goes to whom there is
+    assert broker.outcomes == {10: "UNAVAILABLE", 20: "UNAVAILABLE"}
+    assert (broker.sent(), broker.at(2)) == ([[21]], [[21]])
+    broker.add_instance(3, 1)
+    assert broker.at(3) == [[11]]
+
+
 def test_a_timeout_beyond_the_end_of_time_is_none(broker: Broker) -> None:
     busy(broker, model(QueuePolicy(default_timeout_ns=(2**64 - 1) * 1000)))
     broker.tell(Arrived(broker.request(1)))
