@@ -45,8 +45,8 @@ class Arrivals:
 
     def launch_due(self) -> None:
         """Starts what there is room or time for."""
-        loading = sum(instance.is_loading and instance.supervised for instance in self._instances.values())
-        for launch in self._launches.take(self._clock(), loading):
+        now_ns = self._clock()
+        while (launch := self._launches.take(now_ns, self._loading())) is not None:
             try:
                 process = self._host.launch(launch.name)
             except MachineError as error:
@@ -57,6 +57,10 @@ class Arrivals:
     def attach(self, process: WorkerProcess, model: ServedModel) -> Instance:
         """Takes in a worker that somebody started by hand."""
         return self._take_in(process, f"{model.name}_attached_{process.pid}", model, supervised=False)
+
+    def _loading(self) -> int:
+        """How many that the broker started are loading."""
+        return sum(instance.is_loading and instance.supervised for instance in self._instances.values())
 
     def _take_in(self, process: WorkerProcess, name: str, model: ServedModel, supervised: bool) -> Instance:
         self._count += 1

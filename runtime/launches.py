@@ -59,14 +59,11 @@ class Launches:
         heapq.heappush(self._restarts, (now_ns + delay_ns, self._count, Launch(name, model)))
         return ""
 
-    def take(self, now_ns: int, loading: int) -> list[Launch]:
-        """What is to be started now, while so many instances are loading."""
-        due: list[Launch] = []
-        while self._restarts and self._restarts[0][0] <= now_ns:
-            due.append(heapq.heappop(self._restarts)[2])
-        while self._waiting and loading + len(due) < self._at_once:
-            due.append(self._waiting.popleft())
-        return due
+    def take(self, now_ns: int, loading: int) -> Launch | None:
+        """The next to be started now, while so many instances are loading. One by one: others may be dropped meanwhile."""
+        if self._restarts and self._restarts[0][0] <= now_ns:
+            return heapq.heappop(self._restarts)[2]
+        return self._waiting.popleft() if self._waiting and loading < self._at_once else None
 
     def expects(self, model: ServedModel) -> bool:
         """Whether an instance of the model is to be started."""

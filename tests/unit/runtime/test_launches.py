@@ -25,7 +25,10 @@ def launches() -> Launches:
 
 
 def names(launches: Launches, now_ns: int = 0, loading: int = 0) -> list[str]:
-    taken = [launch.name for launch in launches.take(now_ns, loading)]
+    """Each that is taken is loading from then on."""
+    taken: list[str] = []
+    while (launch := launches.take(now_ns, loading + len(taken))) is not None:
+        taken.append(launch.name)
     launches.check_invariants()
     return taken
 

@@ -101,6 +101,27 @@ def test_statistics_begin_anew_with_a_reload(broker: ScriptedBroker) -> None:
     assert broker.core.models.find("echo", -1).record.statistics.success_count == 0
 
 
+def test_what_is_to_be_started_when_a_load_fails_is_not_started(broker: ScriptedBroker) -> None:
+    # Given a load beside what is served, whose two instances fail to be started for the fourth time
+    client = broker.client()
+    broker.disk.write(TWO, 1)
+    broker.refuses = MachineError("out of processes")
+    load(broker, client)
+    for _ in range(3):
+        broker.wait(1000)
+    assert answers(client) == []
+    # When both are due at once, and one fails for good, and with it the load
+    broker.wait(1000)
+    # Then the other one is not waited for, nor started, and the old serves
+    ((number, message),) = answers(client)
+    assert number == 700 and "echo_0_0 crashed 5 times in 60 s, last: out of processes" in message
+    broker.refuses = None
+    broker.wait(60_000)
+    assert [process.name for process in broker.processes] == ["echo_0_0"]
+    broker.infer(client)
+    assert broker.batches(0)
+
+
 def test_a_load_that_fails_keeps_the_old(broker: ScriptedBroker) -> None:
     client = broker.client()
     broker.disk.write(TWO, 1)
