@@ -118,8 +118,8 @@ class Fleet:
 
     def loaded(self, instance: Instance, message: Loaded) -> None:
         """The model is in memory: its configuration is completed and checked, and the worker told to start."""
-        if instance.state is InstanceState.STOPPING:
-            return  # it has not read yet that it is to go
+        if instance.is_ending:
+            return
         model = instance.model
         waiting = [] if model.config.is_complete else model.config.instance_names()[1:]
         if message.signature is not None:
@@ -139,7 +139,7 @@ class Fleet:
 
     def ready(self, instance: Instance, _message: Ready) -> None:
         """The worker is warmed up; with its first instance the model version becomes READY."""
-        if instance.state is InstanceState.STOPPING:
+        if instance.is_ending:
             return
         instance.become(InstanceState.READY)
         model = instance.model

@@ -95,6 +95,11 @@ class Instance:
         """Whether it has not been ready yet."""
         return self.state in (InstanceState.LOADING, InstanceState.LOADED)
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether it was told to go, or is being killed: what it says of how its start goes on comes too late."""
+        return self.state is InstanceState.STOPPING or bool(self.verdict)
+
     def become(self, state: InstanceState) -> None:
         """Moves along TRANSITIONS; an illegal move, which only a worker out of order can cause, raises with its story."""
         if state not in TRANSITIONS[self.state]:

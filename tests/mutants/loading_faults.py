@@ -103,8 +103,8 @@ FAULTS = (
     Fault(
         "more instances load at once than are allowed",
         "runtime/launches.py",
-        "loading + len(due) < self._at_once",
-        "loading + len(due) <= self._at_once",
+        "self._waiting and loading < self._at_once",
+        "self._waiting and loading <= self._at_once",
         (f"{STORY}test_no_more_instances_load_at_once_than_are_allowed",),
     ),
     Fault(

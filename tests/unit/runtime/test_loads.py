@@ -20,6 +20,7 @@ from penstock.runtime.sessions import Session
 TWO = CONFIG.replace("count: 1", "count: 2")
 OTHER = CONFIG.replace("echo", "other")
 NOTHING = "dynamic_batching { }"
+INCOMPLETE = 'name: "echo" backend: "onnxruntime" instance_group [ { count: 2 kind: KIND_CPU } ]'
 
 
 @pytest.fixture
@@ -120,6 +121,38 @@ def test_what_is_to_be_started_when_a_load_fails_is_not_started(broker: Scripted
     assert [process.name for process in broker.processes] == ["echo_0_0"]
     broker.infer(client)
     assert broker.batches(0)
+
+
+def test_a_worker_that_is_being_killed_starts_no_others() -> None:
+    # Given a model whose other instance waits for what the first makes of its model file
+    broker = ScriptedBroker(INCOMPLETE)
+    assert [process.name for process in broker.processes] == ["echo_0_0"]
+    client = broker.client()
+    # When it is unloaded, and the killed worker had loaded it just before
+    broker.say(client, Unload(700, "echo"))
+    broker.core.receive_from_worker(broker.instance(0), [Loaded(pid=1), Ready()])
+    broker.settle()
+    broker.die(0)
+    # Then nothing else is started, and the model is gone
+    assert (len(broker.processes), answers(client)) == (1, [(700, "")])
+    assert list(broker.core.models) == []
+    end(broker)
+
+
+def test_a_worker_that_is_being_killed_is_sent_nothing(broker: ScriptedBroker) -> None:
+    # Given an instance that is not wanted any more while it loads
+    client = broker.client()
+    broker.disk.write(TWO)
+    load(broker, client)
+    broker.core.receive_from_worker(broker.instance(1), [Loaded(pid=1)])
+    broker.say(client, Unload(701, "echo"))
+    # When it was ready just before it was killed
+    broker.core.receive_from_worker(broker.instance(1), [Ready()])
+    # Then it has nothing to finish, and is not told to stop either
+    assert broker.instance(1).is_loading and broker.processes[1].killed
+    broker.die(1)
+    leave(broker, 0)
+    assert answers(client)[-1] == (701, "")
 
 
 def test_a_load_that_fails_keeps_the_old(broker: ScriptedBroker) -> None:
