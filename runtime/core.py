@@ -168,7 +168,7 @@ class Core:
         for model in self.models:
             if model.accepts:
                 model.become(ModelState.UNAVAILABLE, why)
-            if model.state is not ModelState.LOADING:
+            if model.is_added:
                 self.feed(ModelDown(model.number, why))
 
     # --- time and flushing -----------------------------------------------------------------------------------------------

@@ -52,13 +52,12 @@ class Departures:
         """The version takes no more requests; those that it has are finished, then its workers leave. Idempotent."""
         if model.state is ModelState.UNLOADING:
             return
-        was_added = model.state is not ModelState.LOADING
         self._launches.drop(model)
         model.awaited.clear()
         model.become(ModelState.UNLOADING)
         for instance in [instance for instance in model.instances if instance.is_loading]:
             instance.kill("the model is being unloaded")
-        if was_added:
+        if model.is_added:
             self._feed(ModelRemoved(model.number))
         self.left(model)
 

@@ -144,7 +144,8 @@ class Fleet:
         instance.become(InstanceState.READY)
         model = instance.model
         if not model.accepts and model.state is not ModelState.UNLOADING:
-            if model.state is ModelState.LOADING:
+            if not model.is_added:
+                model.is_added = True
                 self._feed(ModelAdded(model.number, policy_of(model, self._settings)))
             model.become(ModelState.READY)
             log.info("model %s is READY", model.label)

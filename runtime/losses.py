@@ -83,8 +83,7 @@ class Losses:
         """The model is UNAVAILABLE when it has no instance, and none is to come."""
         if model.instances or self._launches.expects(model):
             return
-        was_added = model.state is not ModelState.LOADING
         model.become(ModelState.UNAVAILABLE, reason)
         log.error("model %s is UNAVAILABLE: %s", model.label, reason)
-        if was_added:
+        if model.is_added:
             self._feed(ModelDown(model.number, reason))

@@ -60,6 +60,7 @@ class ServedModel:
         self.origin = origin
         self.state = ModelState.LOADING
         self.reason = ""
+        self.is_added = False  # the scheduler knows it: an instance has been ready
         self.accepts = False  # READY; a plain attribute because each request reads it
         self.uses_cache = False  # its configuration enables the response cache, and there is one
         self.instances: list[Instance] = []

@@ -147,6 +147,22 @@ def test_a_worker_that_was_started_by_hand_is_not_started_again(broker: Scripted
     assert model.is_ready
 
 
+def test_a_model_that_could_not_be_loaded_is_served_by_a_worker_started_by_hand(broker: ScriptedBroker) -> None:
+    # Given a model of which no instance has ever been ready
+    broker.core.receive_from_worker(broker.instance(), [LoadFailed("no such file")])
+    broker.die()
+    # When somebody starts a worker that can load it
+    broker.processes.append(ScriptedProcess("by hand"))
+    broker.core.fleet.attach(broker.processes[1], broker.core.models.find("echo", -1))
+    broker.start(1)
+    # Then requests go there
+    client = broker.client()
+    request = broker.infer(client)
+    (batch,) = broker.batches(1)
+    broker.finish(batch, 1)
+    assert [result.id for result in link_of(client).take(Result)] == [request]
+
+
 def test_what_a_dead_worker_had_mapped_is_forgotten(broker: ScriptedBroker) -> None:
     broker.start()
     client = broker.client()
