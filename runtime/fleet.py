@@ -178,7 +178,9 @@ class Fleet:
         self.departures.exited(instance)
         if model.state is ModelState.UNLOADING:
             self.departures.left(model)
-        elif instance.wanted and not expected and not self._stopping:
+        elif not self._stopping and not instance.wanted:
+            self._losses.released(model)
+        elif not self._stopping and not expected:
             self._losses.died(instance, reason)
         self._arrivals.launch_due()
 

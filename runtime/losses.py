@@ -51,6 +51,12 @@ class Losses:
         else:
             self._perhaps_down(instance.model, reason)
 
+    def released(self, model: ServedModel) -> None:
+        """A worker that was not wanted any more is gone. With those that are wanted given up, it may have been the last."""
+        if model.accepts:
+            reasons = dict.fromkeys(error.message for error in model.lost.values())
+            self._perhaps_down(model, "; ".join(reasons) or "no instance is left")
+
     def crashed(self, name: str, model: ServedModel, error: PenstockError) -> None:
         """An instance died, or its process could not be started: it is tried again, but not for ever."""
         given_up = self._launches.crashed(name, model, self._clock())

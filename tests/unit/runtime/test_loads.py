@@ -155,6 +155,24 @@ def test_a_worker_that_is_being_killed_is_sent_nothing(broker: ScriptedBroker) -
     assert answers(client)[-1] == (701, "")
 
 
+def test_a_model_whose_last_instance_is_not_wanted_any_more_is_unavailable() -> None:
+    # Given a model with two instances, of which the first was given up
+    broker = ScriptedBroker(TWO)
+    broker.core.receive_from_worker(broker.instance(0), [LoadFailed("no such device")])
+    broker.start(1)
+    broker.die(0)
+    client = broker.client()
+    # When it is loaded again, without the second
+    broker.disk.write(CONFIG)
+    load(broker, client)
+    broker.infer(client)
+    leave(broker, 1)
+    # Then nothing waits for an instance that never comes
+    assert index(broker) == [("echo", "1", "UNAVAILABLE", "no such device")]
+    assert [failed.code for failed in link_of(client).take(Failed)] == ["UNAVAILABLE"]
+    end(broker)
+
+
 def test_a_load_that_fails_keeps_the_old(broker: ScriptedBroker) -> None:
     client = broker.client()
     broker.disk.write(TWO, 1)
