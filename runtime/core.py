@@ -164,6 +164,7 @@ class Core:
 
     def abandon(self, why: str) -> None:
         """Fails loads, and what waits for an instance; what runs may still end by itself."""
+        self.surveys.abandon()
         self.loads.abandon(why)
         for model in self.models:
             if model.accepts:

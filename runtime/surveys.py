@@ -29,6 +29,7 @@ class Surveys:
         self._clock = clock
         self._polls = settings.control_mode == ControlMode.POLL
         self.has_begun = False  # whether the repositories have been looked at, and what is to be loaded is known
+        self._is_over = False
         self._places: Places = NOWHERE
         self.due_ns: int | None = None  # when the next survey is due, in the clock's ns
 
@@ -36,8 +37,8 @@ class Surveys:
         return f"<Surveys {'begun' if self.has_begun else 'not begun'}, {len(self._places)} models are watched>"
 
     def check_invariants(self) -> None:
-        """Only a broker that polls has something due."""
-        assert self.due_ns is None or (self._polls and self.has_begun), self
+        """Only a broker that polls, and is not leaving, has something due."""
+        assert self.due_ns is None or (self._polls and self.has_begun and not self._is_over), self
 
     def start(self) -> None:
         """Looks at the repositories, and has loaded what is to be loaded at the start."""
@@ -50,10 +51,17 @@ class Surveys:
             self.due_ns = None
             self._look(self._polled)
 
+    def abandon(self) -> None:
+        """The broker is stopping: nothing is loaded any more, whatever a survey under way finds."""
+        self._is_over = True
+        self.due_ns = None
+
     def _look(self, then: Callable[[Found | PenstockError], None]) -> None:
         self._host.run_aside(Survey(self._settings.repositories, self._places if self._polls else None), then)
 
     def _begin(self, found: Found | PenstockError) -> None:
+        if self._is_over:
+            return
         if isinstance(found, PenstockError):
             raise BrokerError(found.message, found.code) from found
         self.has_begun = True
@@ -65,6 +73,8 @@ class Surveys:
         self._note(found)
 
     def _polled(self, found: Found | PenstockError) -> None:
+        if self._is_over:
+            return
         if isinstance(found, PenstockError):
             log.warning("the repositories cannot be polled: %s", found.message)
             self._wait()

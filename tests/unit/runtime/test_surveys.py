@@ -104,6 +104,31 @@ def test_repositories_that_cannot_be_read_for_a_while_change_nothing() -> None:
     assert len(broker.processes) == 2
 
 
+def test_what_a_survey_finds_while_the_broker_stops_is_not_loaded() -> None:
+    # Given a survey that is under way, and would find something new
+    broker = polling()
+    broker.reads = False
+    broker.disk.write(CONFIG.replace("echo", "new"))
+    broker.wait(INTERVAL_MS)
+    assert len(broker.jobs) == 1
+    # When the broker tells its workers to go, and then hears of what was found
+    broker.core.abandon("the broker is stopping")
+    broker.core.fleet.stop()
+    broker.read()
+    broker.wait(10 * INTERVAL_MS)
+    # Then it starts none that nobody would tell to go, and does not look again
+    assert (len(broker.processes), broker.jobs, broker.core.loads.is_idle) == (1, [], True)
+
+
+def test_a_broker_that_stops_before_it_has_looked_loads_nothing() -> None:
+    broker = ScriptedBroker()
+    broker.reads = False
+    broker.core.surveys.start()
+    broker.core.abandon("the broker is stopping")
+    broker.read()
+    assert len(broker.processes) == 1
+
+
 # --- who may load by hand --------------------------------------------------------------------------------------------------------
 
 
