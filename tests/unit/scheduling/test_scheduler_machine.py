@@ -233,6 +233,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert again_ns is None or again_ns > self.broker.now_ns, "a Tick must settle what was due"
         self.broker.now_ns = end_ns
 
+    @rule(duration_ns=DURATIONS_NS)
+    def stall(self, duration_ns: int) -> None:
+        """The broker does not run for a while: whatever comes next comes before the Ticks that are due."""
+        self.broker.now_ns += duration_ns
+
     @precondition(lambda self: self.next_number > 0)
     @rule(back=st.integers(0, 12))
     def cancel(self, back: int) -> None:
