@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 KEPT_REQUESTS = 200_000
 """Per recorder, about 20 MB; older ones are dropped, and their number told."""
 TAKEN_REQUESTS = 20_000
-"""Per answer: about 1 MB of a frame."""
+"""Per answer: in full batches, about 1 MB of a frame."""
+TAKEN_RECORDS = 2_000
+"""Per answer: 1 to 2 MB of a frame beside the requests, with the longest names and errors."""
+ERROR_CHARACTERS = 200
+"""Of an error; its requests' clients got all of it."""
 
 
 class Recorder:
@@ -55,7 +59,7 @@ class Recorder:
         """The oldest records, which are forgotten with this; `more`: there are others. `dropped` requests were lost."""
         records: list[dict[str, Any]] = []
         taken = 0
-        while self._kept and taken < TAKEN_REQUESTS:
+        while self._kept and taken < TAKEN_REQUESTS and len(records) < TAKEN_RECORDS:
             count, record = self._kept.popleft()
             taken += count
             records.append(record)
@@ -114,7 +118,7 @@ class Traces:
             "closed": batch.closed.value, "sent_ns": batch.sent_ns, "started_ns": report.started_ns,
             "input_ns": report.input_ns, "infer_ns": report.infer_ns, "output_ns": report.output_ns, "ended_ns": now_ns,
             "requests": [[request.number, request.rows, request.arrived_ns] for request in batch.requests],
-            "error": report.message,
+            "error": report.message[:ERROR_CHARACTERS],
         }  # fmt: skip
         self._keep(model, len(batch.requests), record)
 

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import pytest
 from scripted import ScriptedBroker, link_of
 
+from penstock.ipc.codec import MAX_FRAME_BYTES, encode
 from penstock.ipc.errors import CallerError
-from penstock.ipc.messages import Answer, Cancel, Failed, Query
+from penstock.ipc.messages import Answer, BatchDone, Cancel, Failed, Query
 from penstock.runtime import tracing
+from penstock.runtime.scheduling.requests import Batch, Closed, Request
 from penstock.runtime.tracing import Recorder, Traces
 
 
@@ -46,6 +48,27 @@ def test_an_answer_has_a_bounded_size(broker: ScriptedBroker, monkeypatch: pytes
     for number in range(3):
         recorder.keep(3, {"batch": number})
     assert [recorder.take()["more"], recorder.take()["more"]] == [True, False]
+
+
+def test_an_answer_fits_a_frame_whatever_was_recorded(broker: ScriptedBroker) -> None:
+    # Given a full recorder of batches of one request, with the longest names there are, all of which failed with a long story
+    session, name = broker.client(), "m" * 255
+    traces = broker.core.traces
+    traces.start(session, "")
+    now_ns = 2**60
+    for number in range(tracing.TAKEN_REQUESTS):
+        request = Request(number, session.number, "ann", 1, 1, None, None, now_ns)
+        batch = Batch(number, 1, 1, [request], 1, Closed.SINGLE, now_ns)
+        traces.batch_ended(batch, name, 1, f"{name}_0_0", BatchDone(number, now_ns, 10, 20, 30, message="no " * 1000), now_ns)
+    # When the watcher asks until there is no more
+    sizes, more = [], True
+    while more:
+        broker.say(session, Query(1, "trace"))
+        (answer,) = link_of(session).take(Answer)
+        sizes.append(len(encode(answer)))
+        more = answer.value["more"]
+    # Then each answer can be sent
+    assert len(sizes) == 10 and max(sizes) < MAX_FRAME_BYTES / 2
 
 
 def test_a_session_watches_once_and_only_after_it_asked(broker: ScriptedBroker) -> None:
