@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from .sessions import Session
 
 KEPT_REQUESTS = 200_000
-"""Per recorder, about 20 MB; older ones are dropped, and their number told."""
+KEPT_RECORDS = 50_000
+"""Per recorder: at 1 kB for a record and 100 bytes for a request of a batch at most 70 MB. Older ones are dropped, and their
+number told."""
 TAKEN_REQUESTS = 20_000
 """Per answer: in full batches, about 1 MB of a frame."""
 TAKEN_RECORDS = 2_000
@@ -45,12 +47,13 @@ class Recorder:
     def check_invariants(self) -> None:
         """No more is kept than may be."""
         assert self._requests == sum(count for count, _ in self._kept) <= KEPT_REQUESTS, self
+        assert len(self._kept) <= KEPT_RECORDS, self
 
     def keep(self, requests: int, record: dict[str, Any]) -> None:
         """One more record, about that many requests."""
         self._kept.append((requests, record))
         self._requests += requests
-        while self._requests > KEPT_REQUESTS:
+        while self._requests > KEPT_REQUESTS or len(self._kept) > KEPT_RECORDS:
             count, _ = self._kept.popleft()
             self._requests -= count
             self._dropped += count

@@ -42,6 +42,15 @@ def test_a_recorder_keeps_the_newest_and_counts_what_it_dropped(
     assert recorder.take() == {"records": [], "dropped": 0, "more": False}
 
 
+def test_a_recorder_keeps_no_more_records_than_it_may(broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "KEPT_RECORDS", 3)
+    recorder = Recorder(broker.client(), "")
+    for number in range(5):
+        recorder.keep(1, {"batch": number})
+        recorder.check_invariants()
+    assert recorder.take() == {"records": [{"batch": 2}, {"batch": 3}, {"batch": 4}], "dropped": 2, "more": False}
+
+
 def test_an_answer_has_a_bounded_size(broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "TAKEN_REQUESTS", 4)
     recorder = Recorder(broker.client(), "")
