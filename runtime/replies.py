@@ -58,9 +58,14 @@ class Replies:
         queues_ns: list[int] = []
         for request in requests:
             if found is None:
-                self._succeed(request, request.binding.reply, answered)  # type: ignore[attr-defined]
+                reply: Raw | None = request.binding.reply  # type: ignore[attr-defined]
+                if reply is None:
+                    self.fail(request, ("INTERNAL", "a worker did not say what the outputs are", "model"), now_ns)
+                    self.release(request)
+                    continue
+                self._succeed(request, reply, answered)
                 if model.uses_cache:
-                    self._cached.keep(request, request.binding.reply, None)  # type: ignore[arg-type, attr-defined]
+                    self._cached.keep(request, reply, None)  # type: ignore[arg-type]
             elif not self._answer_item(request, *found[request.number], answered, now_ns):
                 self.release(request)
                 continue

@@ -166,6 +166,20 @@ def test_outputs_that_were_not_asked_for_fail_their_request(
     assert failed.message.startswith("a worker answered with outputs that were not asked for")
 
 
+def test_a_report_that_leaves_out_what_only_the_worker_knows_fails_those_requests() -> None:
+    # Given a request that said where its output goes, and one that did not, of a model that uses the response cache
+    broker = ScriptedBroker(TOGETHER + "response_cache { enable: true }", cache_size_bytes=1 << 20)
+    broker.start()
+    client = client_of(broker)
+    broker.say(client, ask(1, placed(1)), ask(2))
+    (batch,) = broker.batches()
+    # When the worker says no more than that it is done
+    broker.finish(batch)
+    # Then the first has its promised reply, and the second fails
+    assert answers(client) == [(1, "ok"), (2, "a worker did not say what the outputs are")]
+    broker.core.reception.end(client, "test over")
+
+
 def test_each_request_gets_the_memory_of_its_own_outputs(broker: ScriptedBroker) -> None:
     # Given a batch of which the first and the third request have no descriptor, the one failed, the other placed
     client = client_of(broker)
