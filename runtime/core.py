@@ -138,10 +138,10 @@ class Core:
 
     def _batch_done(self, instance: Instance, message: BatchDone) -> None:
         fds = instance.link.take_fds(message.fds) if message.fds else []
-        self._settle()
-        now = self.clock()
-        commands = self.scheduler.handle(BatchEnded(instance.number, message.batch), now)
         try:
+            self._settle()
+            now = self.clock()
+            commands = self.scheduler.handle(BatchEnded(instance.number, message.batch), now)
             self.delivery.batch_done(commands, message, fds, now)
         finally:
             for fd in fds:

@@ -12,6 +12,7 @@ from scripted import CONFIG, ScriptedBroker, link_of
 
 from penstock.ipc.messages import (
     Answer,
+    BatchDone,
     Cancel,
     Done,
     Failed,
@@ -27,6 +28,7 @@ from penstock.ipc.messages import (
     Unregister,
     Welcome,
 )
+from penstock.ipc.regions import create_memfd
 from penstock.runtime.models import ModelState
 from penstock.runtime.sessions import Session
 
@@ -238,6 +240,24 @@ def test_every_instance_of_a_model_is_started_and_told_its_spec() -> None:
         broker.settle()
         assert [start.spec.name for start in broker.processes[position].link.take(Start)] == ["echo"]
     assert len(broker.core.models.find("echo", -1).instances) == 3
+
+
+def test_what_a_report_out_of_order_brought_is_closed(broker: ScriptedBroker) -> None:
+    # Given two batches at a worker
+    broker.start()
+    client = broker.client()
+    broker.infer(client)
+    broker.infer(client, slot=1)
+    staged = broker.batches()[1]
+    # When it answers the second first, with a descriptor
+    fd = create_memfd("outputs", 64)
+    broker.processes[0].link.fds.append(fd)
+    broker.core.receive_from_worker(broker.instance(), [BatchDone(staged.batch, broker.now_ns, 10, 20, 30, fds=1)])
+    # Then it is replaced, and the descriptor is closed
+    assert broker.processes[0].killed
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    broker.die()
 
 
 @pytest.mark.parametrize("words", [[Ready()], [Loaded(pid=1), Loaded(pid=1)], [Loaded(pid=1), Ready(), Ready()]])
