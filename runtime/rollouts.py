@@ -83,7 +83,7 @@ class Rollout:
                 if replaced is not None:
                     self._generations.retire(replaced)
         for model in self._models.current(self._name):
-            if model.version in self._change.dropped:
+            if model.version not in self.opened.source.versions:
                 self._generations.retire(model)
         for model, config in self._resized.items():
             self._fleet.departures.release(model, set(config.instance_names()) - set(model.config.instance_names()))

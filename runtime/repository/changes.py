@@ -23,11 +23,10 @@ NOWHERE: Places = {}
 
 
 class Change(Struct, frozen=True):
-    """Versions to be loaded, to be left as they are (but for their instances, where `is_resized`), and to be unloaded."""
+    """Versions to be loaded, and to be left as they are (but for their instances, where `is_resized`). Others are to go."""
 
     fresh: tuple[int, ...]
     kept: tuple[int, ...] = ()
-    dropped: tuple[int, ...] = ()
     is_resized: bool = False
 
 
@@ -39,9 +38,8 @@ def change(before: Opened | None, after: Opened) -> Change:
     old = before.source.versions
     kept = () if _must_reload(before, after) else tuple(v for v in versions if v in old and _is_same(before, after, v))
     fresh = tuple(version for version in versions if version not in kept)
-    dropped = tuple(version for version in old if version not in versions)
     resized = bool(kept) and instances(before.source.config) != instances(after.source.config)
-    return Change(fresh, kept, dropped, resized)
+    return Change(fresh, kept, resized)
 
 
 def instances(config: ModelConfig) -> dict[str, InstanceGroup]:

@@ -20,6 +20,7 @@ from penstock.runtime.sessions import Session
 TWO = CONFIG.replace("count: 1", "count: 2")
 OTHER = CONFIG.replace("echo", "other")
 NOTHING = "dynamic_batching { }"
+BOTH = CONFIG + "version_policy { all { } }"
 INCOMPLETE = 'name: "echo" backend: "onnxruntime" instance_group [ { count: 2 kind: KIND_CPU } ]'
 
 
@@ -170,6 +171,28 @@ def test_a_model_whose_last_instance_is_not_wanted_any_more_is_unavailable() -> 
     # Then nothing waits for an instance that never comes
     assert index(broker) == [("echo", "1", "UNAVAILABLE", "no such device")]
     assert [failed.code for failed in link_of(client).take(Failed)] == ["UNAVAILABLE"]
+    end(broker)
+
+
+def test_a_version_that_is_not_there_any_more_goes_though_another_is_unavailable() -> None:
+    # Given a model of which one version is served, and the other could not be loaded
+    broker = ScriptedBroker(OTHER)
+    broker.start()
+    client = broker.client()
+    broker.disk.write(BOTH, 1, 2)
+    load(broker, client)
+    broker.start(1)
+    broker.core.receive_from_worker(broker.instance(2), [LoadFailed("no such file")])
+    broker.die(2)
+    assert [row[1:3] for row in index(broker)] == [("1", "READY"), ("2", "UNAVAILABLE"), ("1", "READY")]
+    # When both have given way to a third
+    del broker.disk.models["echo"]
+    broker.disk.write(BOTH, 3)
+    load(broker, client, 701)
+    broker.start(3)
+    # Then there is only that one
+    leave(broker, 1)
+    assert [row[:3] for row in index(broker)] == [("echo", "3", "READY"), ("other", "1", "READY")]
     end(broker)
 
 
