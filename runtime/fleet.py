@@ -18,7 +18,7 @@ from .instances import Instance, InstanceState, WorkerProcess
 from .launches import Launches
 from .losses import Losses, Watcher
 from .models import ModelState, ServedModel
-from .rationing import NO_EFFECT, is_rate_limited, names_limits, needs_of, refuse_unrunnable
+from .rationing import NO_EFFECT, is_rate_limited, needs_of, refuse_unrunnable
 from .regions import RegionRegistry
 from .repository.configuration import ModelConfig, check_against, complete
 from .scheduling.events import InstanceGone, InstanceReady, ModelAdded
@@ -218,7 +218,7 @@ class Fleet:
 
 def _without_effect(config: ModelConfig, settings: Settings) -> Iterator[str]:
     """What the configuration asks for and the settings do not provide."""
-    if names_limits(config) and not settings.rate_limit:
+    if config.names_limits and not settings.rate_limit:
         yield NO_EFFECT
     yield from undefined_policies(config, settings)
 

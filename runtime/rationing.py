@@ -5,21 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .repository.configuration import ModelConfig, RateLimiter
+from .repository.configuration import ModelConfig
 from .scheduling.limits import CPU_DEVICE, GLOBAL, Needs, Pool, refuse_impossible
 from .settings import Settings
 
 NO_EFFECT = "instance_group.rate_limiter has no effect without --rate-limit execution_count"
 
 
-def names_limits(config: ModelConfig) -> bool:
-    """Whether a group of the model asks for anything. Then all its instances take part: they compete among themselves."""
-    return any(group.rate_limiter != RateLimiter() for group in config.instance_groups)
-
-
 def is_rate_limited(config: ModelConfig, settings: Settings) -> bool:
     """Whether the model's instances take part in the rate limiter."""
-    return settings.rate_limit and names_limits(config)
+    return settings.rate_limit and config.names_limits
 
 
 def needs_of(config: ModelConfig, instance: str) -> Needs:

@@ -58,10 +58,15 @@ def differences(before: Places, after: Places) -> tuple[list[str], list[str]]:
 
 
 def _must_reload(before: Opened, after: Opened) -> bool:
-    """Whether what all versions share has changed. An instance of the same name with other settings is another one."""
+    """Whether what all versions share has changed. An instance of the same name with other settings is another one.
+
+    All instances of a model take part in the rate limiter, or none does: that they do is a thing of the whole model.
+    """
     if before.stamps is None or after.stamps is None or before.stamps.shared != after.stamps.shared:
         return True
     if before.source.directory != after.source.directory or differ_beyond_instances(before.source.config, after.source.config):
+        return True
+    if before.source.config.names_limits != after.source.config.names_limits:
         return True
     old, new = instances(before.source.config), instances(after.source.config)
     return any(old[name] != new[name] for name in old.keys() & new.keys())

@@ -97,6 +97,11 @@ class ModelConfig(Struct, frozen=True):
         """Whether inputs and outputs are known."""
         return bool(self.inputs and self.outputs)
 
+    @property
+    def names_limits(self) -> bool:
+        """Whether a group asks the rate limiter for anything. Then all instances take part: they compete among themselves."""
+        return any(group.rate_limiter != RateLimiter() for group in self.instance_groups)
+
     def instance_names(self) -> list[str]:
         """Triton's names of all instances: digits_0_0, digits_0_1."""
         return [name for group in self.instance_groups for name in instance_names(group.name, group.count)]

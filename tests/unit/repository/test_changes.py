@@ -60,6 +60,13 @@ def test_an_instance_of_the_same_name_with_other_settings_is_another_one() -> No
     assert change(before, after) == Change((1, 2))
 
 
+def test_a_model_that_enters_or_leaves_the_rate_limiter_is_loaded_anew() -> None:
+    limited = 'instance_group { name: "h" rate_limiter { resources { name: "R" count: 1 } } }'
+    assert change(opened(TWO), opened(TWO + limited)) == Change((1, 2))
+    assert change(opened(TWO + limited), opened(TWO)) == Change((1, 2))
+    assert change(opened(TWO + limited), opened(TWO.replace("count: 2", "count: 1") + limited)).is_resized
+
+
 def test_whatever_all_versions_share_is_a_reason_to_load_all() -> None:
     everything = Change((1, 2))
     assert change(opened(), opened(IDENTITY.replace("dims: [ 2 ]", "dims: [ 3 ]"))) == everything
