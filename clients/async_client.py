@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Coroutine, Generator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from ..ipc.messages import Query, Welcome
 from .asking import asked, give_up_ns
 from .async_memory import AsyncMemory
 from .async_session import AsyncSession
-from .catalog import Catalog, Model
+from .catalog import Catalog, Model, Models, doubt
 from .control import Files, carried, load_question, unload_question
 from .leasing import Draft, Inputs, Lease, Leasing, Wanted, checked, in_regions, placed_request
 from .models import ModelInfo, OutputNames, Shapes, layout_of_batch
@@ -37,9 +38,10 @@ class AsyncClient:
 
     def __init__(self, address: str | None = None, *, name: str = "", connect_timeout_s: float = 5.0) -> None:
         self.address = parse_address(address)
+        models: Models = {}
         name = name or os.path.basename(sys.argv[0] if sys.argv else "")
-        self._session = AsyncSession(self.address, name[:256], connect_timeout_s, self._met)
-        self._catalog = Catalog(self._session.sync)
+        self._session = AsyncSession(self.address, name[:256], connect_timeout_s, self._met, partial(doubt, models))
+        self._catalog = Catalog(self._session.sync, models)
         self._leasing = Leasing(self._session.sync, self._catalog)
         self._memory = AsyncMemory(self._session, self._leasing)
 
@@ -76,9 +78,6 @@ class AsyncClient:
             send(connection, entry, lease, asked(version, timeout_s, principal, explain, priority, queue_timeout_s))
             await session.answer(connection, entry)
             return lease.build_result(entry)
-        except CallerError as error:
-            self._catalog.doubt(error)
-            raise
         finally:
             del entry, lease  # an error's traceback holds this frame: no cycle, and the memory is free when the error is
 

@@ -18,6 +18,7 @@ from ..ipc.errors import CallerError
 from ..ipc.messages import Welcome
 from .awaited import Awaited
 from .connection import Connection, used_after_fork
+from .inbox import OnRefusal
 from .loop_reader import Host, LoopReader
 from .pending import Lease
 from .regions import Region
@@ -27,8 +28,11 @@ from .session import CONTROL_TIMEOUT_S, Question, Session
 class AsyncSession:
     """`sync`: what it shares with a synchronous client; its methods that ask or connect would block the loop."""
 
-    def __init__(self, address: Address, name: str, connect_timeout_s: float, on_connect: Callable[[Welcome], None]) -> None:
-        self.sync = Session(address, name, connect_timeout_s, on_connect, self._make_reader)
+    def __init__(
+        self, address: Address, name: str, connect_timeout_s: float, on_connect: Callable[[Welcome], None],
+        on_refusal: OnRefusal,
+    ) -> None:  # fmt: skip
+        self.sync = Session(address, name, connect_timeout_s, on_connect, on_refusal, self._make_reader)
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that it was first used in
         self._reader: LoopReader | None = None  # of the latest connection
         self._attempt: asyncio.Future[Connection] | None = None  # to connect; all who need it wait for the same

@@ -6,22 +6,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from ..ipc.errors import CallerError, Code
+from ..ipc.errors import CallerError, Code, PenstockError
 from ..ipc.messages import Query
 from .models import ModelInfo
 from .session import Session
 
 Model = str | ModelInfo
+Models = dict[tuple[str, int], ModelInfo]
+"""(name, version asked for) -> what this broker said of it."""
 T = TypeVar("T")
 
 
 class Catalog:
     """Asks, and remembers models until `forget`: with another broker they may be others. Thread-safe."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, models: Models) -> None:
         self._session = session
-        #: (name, version asked for) -> what this broker said of it
-        self._models: dict[tuple[str, int], ModelInfo] = {}
+        self._models = models
 
     def __repr__(self) -> str:
         return f"<Catalog {sorted(self._models)}>"
@@ -34,11 +35,6 @@ class Catalog:
         """The model may be another now: it was loaded or unloaded, or a request that was made for it did not fit it."""
         for key in [key for key in self._models if key[0] == name]:
             self._models.pop(key, None)
-
-    def doubt(self, error: BaseException) -> None:
-        """A request ended in this error; if it did not fit its model, what is known of models may be out of date."""
-        if isinstance(error, CallerError) and error.code is Code.INVALID_ARG:
-            self._models.clear()
 
     def find(self, model: Model, version: int) -> ModelInfo:
         """The model, as it is or as the broker describes it. Raises what the broker answers: NOT_FOUND, UNAVAILABLE."""
@@ -73,3 +69,13 @@ class Catalog:
     def query(self, what: str, model: str, version: int) -> Any:
         """One of the broker's documents."""
         return self._session.ask(lambda number: (Query(number, what, model, version), ())).value
+
+
+def doubt(models: Models, error: PenstockError) -> None:
+    """The broker answered this; if a request did not fit its model, what is known of models may be out of date.
+
+    The connection tells it of whatever is refused, awaited or not. It is given no more than the models: the reader's thread
+    keeps the connection, which must not keep a client that nobody closed.
+    """
+    if isinstance(error, CallerError) and error.code is Code.INVALID_ARG:
+        models.clear()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..ipc.addresses import parse_address
 from ..ipc.errors import CallerError, Code
 from ..ipc.messages import Welcome
 from .asking import asked, give_up_ns
-from .catalog import Catalog, Model
+from .catalog import Catalog, Model, Models, doubt
 from .control import Control, Files
 from .futures import InferFuture
 from .leasing import Inputs, Leasing, Wanted
@@ -38,9 +39,10 @@ class Client:
 
     def __init__(self, address: str | None = None, *, name: str = "", connect_timeout_s: float = 5.0) -> None:
         self.address = parse_address(address)
+        models: Models = {}
         name = name or os.path.basename(sys.argv[0] if sys.argv else "")
-        self._session = Session(self.address, name[:256], connect_timeout_s, self._met)
-        self._catalog = Catalog(self._session)
+        self._session = Session(self.address, name[:256], connect_timeout_s, self._met, partial(doubt, models))
+        self._catalog = Catalog(self._session, models)
         self._leasing = Leasing(self._session, self._catalog)
         self._control = Control(self._session, self._catalog)
 
@@ -84,7 +86,6 @@ class Client:
         send(connection, entry, lease, asked(version, timeout_s, principal, explain, priority, queue_timeout_s))
         wait(connection, entry)
         if entry.error is not None:
-            self._catalog.doubt(entry.error)
             try:
                 raise entry.error
             finally:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..ipc.codec import BadMessage
@@ -14,14 +14,18 @@ from ..ipc.regions import Mapping
 from .links import Link
 from .pending import Entry, Pending
 
+OnRefusal = Callable[[PenstockError], None]
+"""Told of every error that the broker answers, before who asked is. Must take no lock: the connection's is held."""
+
 
 class Inbox:
     """Not thread-safe: the leader of the readers uses it, with the connection's lock held."""
 
-    def __init__(self, link: Link, pending: Pending) -> None:
+    def __init__(self, link: Link, pending: Pending, on_refusal: OnRefusal) -> None:
         self.strays = 0  # messages that belong to nothing that is pending
         self._link = link
         self._pending = pending
+        self._on_refusal = on_refusal
 
     def __repr__(self) -> str:
         return f"<Inbox {self.strays} strays>"
@@ -39,6 +43,7 @@ class Inbox:
                 if message.id is None:
                     raise BrokerError(f"the broker cannot read this client: {message.message}", Code.INTERNAL)
                 error = from_wire(message.code, message.message, message.fault)
+                self._on_refusal(error)
                 self._settle(message.id, None, error, None, message.released, answered)
             elif kind is Released:
                 self.strays += not self._pending.release(message.id)

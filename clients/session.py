@@ -21,6 +21,7 @@ from ..ipc.addresses import Address
 from ..ipc.errors import BrokerError, CallerError, Code
 from ..ipc.messages import Message, Unregister, Welcome
 from .connection import Connection, MakeStandby, used_after_fork
+from .inbox import OnRefusal
 from .last_resort import LastResort
 from .links import Link, greet, open_link, register_again
 from .pending import Entry
@@ -37,17 +38,18 @@ Question = Callable[[int], tuple[Message, Sequence[int]]]
 
 
 class Session:
-    """Thread-safe. `on_connect` is told of every Welcome before regions are registered again: it may drop some."""
+    """Thread-safe. `on_connect` is told of every Welcome before regions are registered again: it may drop some. `on_refusal`: see Inbox."""
 
     def __init__(
         self, address: Address, name: str, connect_timeout_s: float, on_connect: Callable[[Welcome], None],
-        make_standby: MakeStandby = LastResort,
+        on_refusal: OnRefusal, make_standby: MakeStandby = LastResort,
     ) -> None:  # fmt: skip
         self.address = address
         self.name = name
         self.numbers = itertools.count(1)  # ids are never reused, not even on another connection
         self._connect_timeout_s = connect_timeout_s
         self._on_connect = on_connect
+        self._on_refusal = on_refusal
         self._make_standby = make_standby
         self._connecting = threading.Lock()
         self.connection: Connection | None = None  # the latest; it may be lost
@@ -118,7 +120,7 @@ class Session:
         except BaseException:
             link.close()
             raise
-        return Connection(link, welcome, self.address, self._make_standby)
+        return Connection(link, welcome, self.address, self._make_standby, self._on_refusal)
 
     def _register_again(self, link: Link, deadline_s: float) -> None:
         if not self.keeps_memory:

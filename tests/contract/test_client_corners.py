@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Corners of the client, against a broker that does as told: what is refused, what is forgotten, whose memory is let go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fake_broker
+import numpy as np
+import pytest
+from fake_broker import FakeBroker
+
+from penstock.clients import CallerError, Client
+from penstock.ipc.messages import Failed, Query
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[FakeBroker]:
+    with FakeBroker(f"unix://{tmp_path}/b.sock") as broker:
+        yield broker
+
+
+@pytest.fixture
+def client(broker: FakeBroker) -> Iterator[Client]:
+    with Client(broker.address) as client:
+        yield client
+        client.check_invariants()
+
+
+def rows(count: int = 1) -> np.ndarray[Any, Any]:
+    return np.arange(4 * count, dtype=np.float32).reshape(count, 4)
+
+
+# --- what is known of models ----------------------------------------------------------------------------------------------
+
+
+def test_a_future_that_is_refused_has_the_model_asked_for_again(
+    client: Client, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a client that knows the model, and a model that was loaded again and takes rows of 6 now
+    client.submit("echo", {"x": rows()}).result(20)
+    batch, _, outputs = fake_broker.METADATA["echo"]
+    monkeypatch.setitem(fake_broker.METADATA, "echo", (batch, [("x", "FP32", [-1, 6])], outputs))
+    broker.hold = True
+
+    # When what was right before is submitted, and refused
+    future = client.submit("echo", {"x": rows()})
+    broker.wait_held(1)
+    broker.send(lambda message: Failed("INVALID_ARG", "expected [-1, 6]", "caller", message.id))
+    assert isinstance(future.exception(20), CallerError)
+
+    # Then the model is known as it is, and requests are made for it
+    assert client.model("echo").inputs[0].dims == (6,)
+    client.submit("echo", {"x": np.zeros((1, 6), np.float32)})
+
+
+def test_other_errors_have_nobody_asked_again(client: Client, broker: FakeBroker) -> None:
+    broker.hold = True
+    futures = [client.submit("echo", {"x": rows()}) for _ in range(2)]
+    broker.wait_held(2)
+    broker.fail(position=0)
+    broker.send(lambda message: Failed("CANCELLED", "the model is unloaded", "caller", message.id), position=1)
+    assert all(future.exception(20) for future in futures)
+    client.submit("echo", {"x": rows()})
+    broker.wait_held(3)
+    assert len(broker.of(Query)) == 1
