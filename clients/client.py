@@ -73,9 +73,9 @@ class Client:
 
         `target`: a slot whose inputs were written, or a model. For a model, `inputs` maps every input's name (optional ones may
         be left out) to an array (its dtype and shape must be the input's; lists are converted) or to `region.tensor(...)`;
-        `outputs` names those wanted (all by default), or maps them to `region.tensor(...)` to be written there, or to
-        `Classification(n)` for the best n. `timeout_s` bounds queue and execution: DEADLINE_EXCEEDED. `explain` asks how it
-        was served. `principal` is on whose behalf, for fair queueing.
+        `outputs` names those wanted (all by default), or maps them to `Classification(n)` for the best n, or (where all inputs
+        lie in regions) to `region.tensor(...)` to be written there. `timeout_s` bounds queue and execution: DEADLINE_EXCEEDED.
+        `explain` asks how it was served. `principal` is on whose behalf, for fair queueing.
         `priority` and `queue_timeout_s` (waiting alone) are Triton's; the model's queue policy says what they do.
         """
         lease = target if isinstance(target, Slot) else self._leasing.for_request(target, inputs, outputs, version)

@@ -154,6 +154,11 @@ def _outputs(model: ModelInfo, rows: tuple[int, ...], shapes: Shapes, wanted: Ou
         if isinstance(form, Classification):
             outputs.append(TensorLayout(spec.name, "BYTES", (), -1, check_classes(model.name, spec.name, form)))
             continue
+        if form is not None:
+            raise invalid(
+                f"model '{model.name}': output '{spec.name}' cannot be placed by a {type(form).__name__}: "
+                "only where all inputs lie in regions as well can region.tensor(...) say where an output goes"
+            )
         size = byte_size(spec.datatype, shape)
         outputs.append(TensorLayout(spec.name, spec.datatype, shape, -1 if size is None else size))
     return tuple(outputs)

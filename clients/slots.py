@@ -212,4 +212,9 @@ def _place(model: str, name: str, placed: Placed | Classification | None) -> Out
         return OutputPlace(name)
     if isinstance(placed, Classification):
         return OutputPlace(name, classification=check_classes(model, name, placed))
+    if not isinstance(placed, Placed):
+        raise invalid(
+            f"model '{model}': output '{name}' must be None, region.tensor(...) or Classification(n), given is a "
+            f"{type(placed).__name__}"
+        )
     return OutputPlace(name, placed.region.name, placed.offset, placed.byte_size)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fake_broker import FakeBroker
 
-from penstock.clients import CallerError, Client
+from penstock.clients import CallerError, Client, Code, MemfdRegion
 from penstock.ipc.messages import Failed, Query
 
 
@@ -66,3 +66,24 @@ def test_other_errors_have_nobody_asked_again(client: Client, broker: FakeBroker
     client.submit("echo", {"x": rows()})
     broker.wait_held(3)
     assert len(broker.of(Query)) == 1
+
+
+# --- regions --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_output_is_not_silently_put_elsewhere(client: Client) -> None:
+    with MemfdRegion("mine", 4096) as region:
+        client.register(region)
+        for wanted in ({"y": region.tensor("FP32", (1, 4))}, {"y": 5}):
+            with pytest.raises(CallerError, match="output 'y' cannot be placed .*all inputs lie in regions") as caught:
+                client.infer("echo", {"x": rows()}, outputs=wanted)  # type: ignore[arg-type]
+            assert caught.value.code is Code.INVALID_ARG
+            with pytest.raises(CallerError, match="output 'y' cannot be placed"):
+                client.buffers("echo", 1, outputs=wanted)
+
+
+def test_what_is_no_place_is_refused_beside_inputs_in_regions_too(client: Client) -> None:
+    with MemfdRegion("mine", 4096) as region:
+        client.register(region)
+        with pytest.raises(CallerError, match=r"model 'echo': output 'y' .*a ndarray"):
+            client.infer("echo", {"x": region.tensor("FP32", (1, 4))}, outputs={"y": rows()})  # type: ignore[dict-item]
