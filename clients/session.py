@@ -172,7 +172,7 @@ class Session:
                 f"region '{region.name}': {self.address} cannot carry a memfd; use SystemRegion", Code.UNSUPPORTED
             )
         regions = self._pooled if pooled else self._regions
-        if regions.setdefault(region.name, region) is not region:
+        if region.name in regions or regions.setdefault(region.name, region) is not region:
             raise CallerError(f"region '{region.name}' is registered already", Code.ALREADY_EXISTS)
 
     def strike(self, region: Region) -> None:

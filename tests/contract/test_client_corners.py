@@ -87,3 +87,14 @@ def test_what_is_no_place_is_refused_beside_inputs_in_regions_too(client: Client
         client.register(region)
         with pytest.raises(CallerError, match=r"model 'echo': output 'y' .*a ndarray"):
             client.infer("echo", {"x": region.tensor("FP32", (1, 4))}, outputs={"y": rows()})  # type: ignore[dict-item]
+
+
+def test_a_region_that_is_registered_twice_stays_registered(client: Client, broker: FakeBroker) -> None:
+    with MemfdRegion("mine", 4096) as region:
+        client.register(region)
+        with pytest.raises(CallerError, match="'mine' is registered already") as caught:
+            client.register(region)
+        assert caught.value.code is Code.ALREADY_EXISTS
+        assert "1 regions" in repr(client)  # those that the next broker gets
+        client.unregister("mine")
+        client.register(region)
