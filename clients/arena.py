@@ -101,6 +101,10 @@ class Block:
             for slot in range(count)
         ]
 
+    def retire(self) -> None:
+        """No placement is handed out any more. Without them there is no cycle that keeps the region's memory."""
+        self.placements.clear()
+
 
 def slot_bytes(sizes: Sizes) -> int:
     """What one slot takes; never nothing, so that no two slots begin at the same place."""
@@ -187,6 +191,9 @@ class Arena:
 
     def close(self) -> None:
         """Forgets all memory: what views still show stays mapped for them alone. Idempotent."""
+        for blocks in self._blocks.values():
+            for block in blocks:
+                block.retire()
         for pooled in self._regions:
             pooled.region.close()
         self._regions.clear()
@@ -229,6 +236,8 @@ class Arena:
                 blocks.remove(block)
             if idle:
                 self._free[sizes] = deque(placement for placement in self._free[sizes] if placement.block in blocks)
+            for block in idle:
+                block.retire()
 
     def _drop_empty_regions(self) -> None:
         for pooled in [pooled for pooled in self._regions if pooled.extents.is_empty]:

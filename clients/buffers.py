@@ -174,6 +174,7 @@ class SlotPool:
         self._lock = threading.Lock()
         #: placements given back that the arena has not been told of
         self._returned: deque[Placement] = deque()
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<SlotPool {self._arena!r}, {len(self._returned)} returned>"
@@ -208,9 +209,12 @@ class SlotPool:
     def give_back(self, placement: Placement) -> None:
         """The slot is closed and its memory released."""
         self._returned.append(placement)
+        if self._closed:  # nobody takes it back any more; asked after it was put there: `close` sees it, or this does
+            self._returned.clear()
 
     def close(self) -> None:
         """Forgets all memory. Idempotent."""
+        self._closed = True
         with self._lock:
             self._take_back()
             self._arena.close()

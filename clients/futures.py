@@ -140,7 +140,10 @@ class InferFuture(Entry, _Future):
         if not self.answered and not self._reading.wait(self, timeout):
             raise futures.TimeoutError  # the builtin one, since Python 3.11
         if self.error is not None:
-            raise self.error
+            try:
+                raise self.error
+            finally:
+                del self  # the traceback holds this frame: no cycle
         if self._built is None:
             assert self.lease is not None
             self._built = self.lease.build_result(self)

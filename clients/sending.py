@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import CancelledError
 
 from ..ipc.errors import CallerError, invalid
 from ..ipc.messages import Infer
@@ -60,8 +61,8 @@ def wait(connection: Connection, entry: Entry) -> None:
     """Waits for the answer. Should that be interrupted, the slot stays quarantined until the broker releases it."""
     try:
         connection.wait(entry)
-    except BaseException as interruption:
-        connection.cancel(entry, interruption)
+    except BaseException:
+        connection.cancel(entry, CancelledError())  # not what interrupted, which holds the frames that hold the entry
         raise
 
 

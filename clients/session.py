@@ -149,7 +149,10 @@ class Session:
         connection.start(entry, message, fds, parts)
         connection.wait(entry)
         if entry.error is not None:
-            raise entry.error
+            try:
+                raise entry.error
+            finally:
+                del entry  # the traceback holds this frame: no cycle, and what the callers' frames hold is free
         return entry.message
 
     def register(self, region: Region, pooled: bool = False) -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import numpy as np
 import pytest
 from fake_broker import FakeBroker
 
-from penstock.clients import CallerError, Client, Code, MemfdRegion
+from penstock.clients import CallerError, Client, Code, MemfdRegion, ModelError
+from penstock.clients.connection import Connection
 from penstock.ipc.messages import Failed, Query
 
 
@@ -27,6 +30,15 @@ def client(broker: FakeBroker) -> Iterator[Client]:
     with Client(broker.address) as client:
         yield client
         client.check_invariants()
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """What is gone within the test went without the garbage collector."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def rows(count: int = 1) -> np.ndarray[Any, Any]:
@@ -98,3 +110,63 @@ def test_a_region_that_is_registered_twice_stays_registered(client: Client, brok
         assert "1 regions" in repr(client)  # those that the next broker gets
         client.unregister("mine")
         client.register(region)
+
+
+# --- whose memory is let go -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_a_slot_that_is_closed_after_its_client_leaves_no_memory_behind(broker: FakeBroker) -> None:
+    client = Client(broker.address)
+    slot = client.buffers("echo", 1)
+    result = client.infer("echo", {"x": rows()})
+    regions = [weakref.ref(slot.placement.region)]  # type: ignore[attr-defined]
+    client.close()
+    slot.close()
+    del slot, result
+    assert "0 returned" in repr(client)
+    assert regions[0]() is None
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_an_interrupted_call_holds_nothing(client: Client, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    def call(array: np.ndarray[Any, Any]) -> None:
+        client.infer("echo", {"x": array})
+
+    client.infer("echo", {"x": rows()})  # there is memory for the next, which therefore asks for nothing else
+    broker.hold = True
+    array = rows()
+    given = weakref.ref(array)
+    with monkeypatch.context() as patched:
+        patched.setattr(Connection, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            call(array)
+    del array
+    assert given() is None
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_an_error_that_is_over_holds_neither_question_nor_future(client: Client, broker: FakeBroker) -> None:
+    # Given a question from a frame that has an array, and a future; both fail
+    def ask(_array: np.ndarray[Any, Any]) -> None:
+        client.metadata("nowhere")
+
+    array = rows()
+    given = weakref.ref(array)
+    with pytest.raises(CallerError):
+        ask(array)
+    broker.hold = True
+    future = client.submit("echo", {"x": rows()})
+    failed = weakref.ref(future)
+    broker.wait_held(1)
+    broker.fail()
+    with pytest.raises(ModelError):
+        future.result(20)
+
+    # Then array and future are gone with their names
+    del array, future
+    assert given() is None
+    assert failed() is None
