@@ -160,8 +160,11 @@ class Session:
         self.book(self.live(), region, pooled)
         try:
             self.ask(region.registration)
-        except BaseException:
+        except Exception:
             self.strike(region)
+            raise
+        except BaseException:
+            self.retract(region)  # interrupted: the broker may have it
             raise
 
     def book(self, connection: Connection, region: Region, pooled: bool) -> None:

@@ -112,6 +112,22 @@ def test_a_region_that_is_registered_twice_stays_registered(client: Client, brok
         client.register(region)
 
 
+def test_a_region_whose_registration_is_interrupted_is_taken_back(
+    client: Client, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    client.connect()
+    with MemfdRegion("mine", 4096) as region:
+        with monkeypatch.context() as patched:
+            patched.setattr(Connection, "wait", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                client.register(region)
+        client.register(region)
+        assert client.regions() == [{"name": "mine"}]
+
+
 # --- whose memory is let go -----------------------------------------------------------------------------------------------
 
 
