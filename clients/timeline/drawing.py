@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trace in a terminal: time to the right, a lane per instance, a digit for how many wait. Pure: records in, lines out.
 
-batches alternate between # and =, so that neighbours can be told apart; the first columns of one say how many rows it has
+batches alternate between two fills, so that neighbours can be told apart; the first columns of one say how many rows it has
 `waiting` says how many requests waited at most in that column; blank: none; +: ten or more
 """
 
@@ -14,22 +14,28 @@ from .records import Trace
 
 FILLS = "█▓"
 IDLE = "·"
+PLAIN = str.maketrans(FILLS + IDLE, "#=.")
+"""For `str.translate`: the lines for a terminal that has ASCII only."""
+NARROWEST = 16
+"""Columns that time is drawn in, however long names are; its axis needs as many."""
 MOST_REQUESTS = 64
 """Requests drawn one by one; a longer trace shows its first ones."""
 
 
 def draw(trace: Trace, columns: int, *, with_requests: bool = False) -> list[str]:
-    """Lines no wider than `columns`."""
+    """Lines no wider than `columns`, which are at least 40. Names that leave too little room for time lose their beginning."""
     if not (trace.batches or trace.early):
         return ["nothing was executed, and nothing waited"]
     models = model_lanes(trace)
     names = [lane.instance for model in models for lane in model.lanes] + ["waiting", *(model.label for model in models)]
-    margin = max(map(len, names)) + 3
-    scale = Scale(trace.begin_ns, trace.end_ns, max(10, columns - margin))
+    if with_requests:
+        names += [f"{request.request} in {batch.batch}" for batch in trace.batches for request in batch.requests]
+    margin = min(max(map(len, names)) + 3, columns - NARROWEST)
+    scale = Scale(trace.begin_ns, trace.end_ns, columns - margin)
     lines = [" " * margin + scale.axis()]
     for model in models:
-        lines.append(model.label)
-        lines += [f"  {lane.instance.ljust(margin - 2)}{_lane(lane, scale)}" for lane in model.lanes]
+        lines.append(_shortened(model.label, columns))
+        lines += [f"  {_shortened(lane.instance, margin - 3).ljust(margin - 2)}{_lane(lane, scale)}" for lane in model.lanes]
         lines.append(f"  {'waiting'.ljust(margin - 2)}{_waiting(model.waiting, scale)}".rstrip())
     if with_requests:
         lines += ["requests", *_requests(trace, scale, margin)]
@@ -52,7 +58,13 @@ class Scale:
         """Milliseconds since the first arrival, at the left, in the middle and at the right."""
         half, whole = (f"{ns / 1e6:.4g}" for ns in (self._ns / 2, self._ns))
         left = "0".ljust(self.columns // 2) + half
-        return left.ljust(self.columns - len(whole) - 3) + f"{whole} ms"
+        room = self.columns - len(whole) - 3
+        return (left if len(left) < room else "0").ljust(room) + f"{whole} ms"
+
+
+def _shortened(name: str, columns: int) -> str:
+    """The name, or its end: that is where instances differ."""
+    return name if len(name) <= columns else f"..{name[len(name) - columns + 2 :]}"
 
 
 def _lane(lane: Lane, scale: Scale) -> str:
@@ -82,7 +94,7 @@ def _requests(trace: Trace, scale: Scale, margin: int) -> list[str]:
         for request in batch.requests:
             arrived, started, ended = map(scale.column, (request.arrived_ns, batch.started_ns, batch.computed_ns))
             bar = " " * arrived + IDLE * (started - arrived) + FILLS[0] * (ended - started + 1)
-            drawn.append((request.arrived_ns, f"  {f'{request.request} in {batch.batch}'.ljust(margin - 2)}{bar}"))
+            drawn.append((request.arrived_ns, f"  {f'{request.request} in {batch.batch}'[: margin - 3].ljust(margin - 2)}{bar}"))
     for early in trace.early:
         arrived, ended = scale.column(early.arrived_ns), scale.column(early.ended_ns)
         bar = " " * arrived + IDLE * (ended - arrived) + "X"

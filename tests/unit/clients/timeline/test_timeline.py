@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from penstock.clients.timeline.chrome_trace import chrome_trace, read_chrome_trace
-from penstock.clients.timeline.drawing import draw
+from penstock.clients.timeline.drawing import PLAIN, draw
 from penstock.clients.timeline.lanes import model_lanes
 from penstock.clients.timeline.records import Trace, trace_of
 from penstock.clients.timeline.svg import svg
@@ -140,3 +140,21 @@ def test_the_picture_is_xml_with_a_bar_and_a_title_for_each_batch() -> None:
     titles = [found.text for found in picture.iter("{http://www.w3.org/2000/svg}title")]
     assert len(titles) == 2
     assert titles[1] is not None and "batch 2: 1 rows of 1 requests, closed: full; waited at most 10.000 ms" in titles[1]
+
+
+def test_long_names_and_narrow_terminals_leave_room_for_time() -> None:
+    # Given instances of a model whose name is longer than the terminal is wide, and request numbers of many digits
+    name = "long" * 30
+    found = trace_of([batch(10**9, f"{name}_0_0", 5, 10, 0, model=name), batch(2, f"{name}_0_1", 0, 123_456, 0, model=name)])
+    lines = draw(found, 40, with_requests=True)
+    assert max(map(len, lines)) <= 40
+    # Then names keep the end, by which instances differ, and the axis its ends
+    assert lines[0].split() == ["0", "1.235e+05", "ms"]
+    assert [line.split()[0][-4:] for line in lines[2:4]] == ["_0_0", "_0_1"]
+    assert all("█" in line for line in lines[2:4])
+
+
+def test_it_can_be_drawn_in_ascii() -> None:
+    text = "\n".join(draw(PARALLEL, 50, with_requests=True)).translate(PLAIN)
+    assert text.isascii()
+    assert "x1====" in text or "x1####" in text
