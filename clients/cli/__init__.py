@@ -8,6 +8,8 @@ onnxruntime, numpy and rich are imported inside the functions that need them.
 from __future__ import annotations
 
 import importlib
+import io
+import sys
 
 import click
 
@@ -54,3 +56,6 @@ def main() -> None:
 
     `penstock demo` shows what it does; `penstock serve REPOSITORY` serves models; the others look at a broker that runs.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what the terminal has no character for is no reason to fail

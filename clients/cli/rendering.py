@@ -11,8 +11,8 @@ import msgspec
 
 
 def print_json(document: Any) -> None:
-    """One line. A float that JSON has no word for (NaN, infinity) becomes null."""
-    click.echo(msgspec.json.encode(document).decode())
+    """One line, UTF-8 whatever the terminal's is. A float that JSON has no word for (NaN, infinity) becomes null."""
+    click.echo(msgspec.json.encode(document))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right_from: int = 1) -> None:

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import codecs
 import shutil
+import sys
 from pathlib import Path
 
 import click
 
 from .failures import CommandFailed, exit_codes, failing_as
+
+NARROWEST = 40
 
 
 @click.command(
@@ -22,7 +26,7 @@ from .failures import CommandFailed, exit_codes, failing_as
 )
 @click.option("--to-ms", type=click.FloatRange(0.0), default=0.0, show_default="the end", help="End so long after it.")
 @click.option("--requests", "with_requests", is_flag=True, help="Draw each request too: dots while it waits, then its batch.")
-@click.option("--width", type=click.IntRange(40), show_default="the terminal's", help="Columns.")
+@click.option("--width", type=click.IntRange(NARROWEST), show_default="the terminal's", help="Columns.")
 def timeline(file: Path, svg_file: Path | None, from_ms: float, to_ms: float, with_requests: bool, width: int | None) -> None:
     """Draw FILE: a lane for each instance with the batches it executed, xN where one of N rows begins, and below them how many
     requests of the model waited (a digit; + from ten on).
@@ -33,7 +37,7 @@ def timeline(file: Path, svg_file: Path | None, from_ms: float, to_ms: float, wi
     import msgspec
 
     from ..timeline.chrome_trace import read_chrome_trace
-    from ..timeline.drawing import draw
+    from ..timeline.drawing import PLAIN, draw
     from ..timeline.svg import svg
 
     with failing_as(CommandFailed):
@@ -44,10 +48,16 @@ def timeline(file: Path, svg_file: Path | None, from_ms: float, to_ms: float, wi
     begin_ns = found.begin_ns + int(from_ms * 1e6)
     end_ns = found.begin_ns + int(to_ms * 1e6) if to_ms else found.end_ns
     shown = found.between(begin_ns, end_ns)
-    for line in draw(shown, width or shutil.get_terminal_size((100, 24)).columns, with_requests=with_requests):
-        click.echo(line)
+    lines = draw(shown, width or max(shutil.get_terminal_size((100, 24)).columns, NARROWEST), with_requests=with_requests)
+    for line in lines:
+        click.echo(line if _has_unicode() else line.translate(PLAIN))
     if svg_file is not None:
         try:
             svg_file.write_text(svg(shown), encoding="utf-8")
         except OSError as error:
             raise CommandFailed(f"{svg_file}: {error.strerror}") from error
+
+
+def _has_unicode() -> bool:
+    """Whether standard output takes every character."""
+    return codecs.lookup(sys.stdout.encoding or "ascii").name.startswith("utf")

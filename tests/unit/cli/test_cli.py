@@ -17,6 +17,8 @@ from click.testing import CliRunner, Result
 
 from penstock.clients import Classification, ModelInfo, TensorInfo
 from penstock.clients.cli import COMMANDS, main
+from penstock.clients.timeline.chrome_trace import chrome_trace
+from penstock.clients.timeline.records import trace_of
 from penstock.ipc.errors import BrokerError, CallerError, Code, not_found
 from penstock.ipc.messages import Copied, Explanation
 
@@ -155,6 +157,39 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[No
 
 def penstock(*words: str) -> Result:
     return CliRunner().invoke(main, words)
+
+
+# --- terminals ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["models", "status"])
+def test_a_terminal_without_the_characters_gets_others(client: FakeClient, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setattr(
+        client, "status", lambda: {**STATUS, "models": [{"name": "モデル", "version": "1", "state": "READY", "reason": ""}]}
+    )
+    shown = CliRunner(charset="latin-1").invoke(main, [command])
+    assert shown.exit_code == 0, shown.exception
+    assert "???/1" in shown.output
+
+
+def test_json_is_utf_8_whatever_the_terminal_is(client: FakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        client, "status", lambda: {**STATUS, "models": [{"name": "モデル", "version": "1", "state": "READY", "reason": ""}]}
+    )
+    shown = CliRunner(charset="latin-1").invoke(main, ["models", "--json"])
+    assert json.loads(shown.stdout_bytes)[0]["name"] == "モデル"
+
+
+def test_a_timeline_for_a_terminal_that_has_no_blocks(tmp_path: Path) -> None:
+    batch = {
+        "batch": 1, "model": "m", "version": 1, "instance": "m_0_0", "rows": 1, "closed": "full", "sent_ns": 0, "started_ns": 0,
+        "input_ns": 0, "infer_ns": 10**6, "output_ns": 0, "ended_ns": 10**6, "error": "", "requests": [[1, 1, 0]],
+    }  # fmt: skip
+    file = tmp_path / "trace.json"
+    file.write_text(json.dumps(chrome_trace(trace_of([batch]))))
+    shown = CliRunner(charset="latin-1").invoke(main, ["timeline", str(file), "--width", "40"])
+    assert shown.exit_code == 0, shown.exception
+    assert "m_0_0   x1####" in shown.output
 
 
 # --- usage -------------------------------------------------------------------------------------------------------------------
