@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from penstock.clients import Classification, ModelInfo, TensorInfo
 from penstock.clients.cli import COMMANDS, main
-from penstock.clients.timeline.chrome_trace import chrome_trace
+from penstock.clients.timeline.chrome_trace import chrome_trace, read_chrome_trace
 from penstock.clients.timeline.records import trace_of
 from penstock.ipc.errors import BrokerError, CallerError, Code, not_found
 from penstock.ipc.messages import Copied, Explanation
@@ -73,6 +73,11 @@ STAGES = [
         "copies": {"gather": {"count": 2, "byte_size": 2048}},
     }
 ]  # fmt: skip
+
+BATCH = {
+    "batch": 1, "model": "m", "version": 1, "instance": "m_0_0", "rows": 1, "closed": "full", "sent_ns": 0, "started_ns": 0,
+    "input_ns": 0, "infer_ns": 10**6, "output_ns": 0, "ended_ns": 10**6, "error": "", "requests": [[1, 1, 0]],
+}  # fmt: skip
 
 DOCUMENTS: dict[str, Any] = {"status": STATUS, "regions": REGIONS, "statistics": STATISTICS, "stages": STAGES}
 
@@ -181,15 +186,45 @@ def test_json_is_utf_8_whatever_the_terminal_is(client: FakeClient, monkeypatch:
 
 
 def test_a_timeline_for_a_terminal_that_has_no_blocks(tmp_path: Path) -> None:
-    batch = {
-        "batch": 1, "model": "m", "version": 1, "instance": "m_0_0", "rows": 1, "closed": "full", "sent_ns": 0, "started_ns": 0,
-        "input_ns": 0, "infer_ns": 10**6, "output_ns": 0, "ended_ns": 10**6, "error": "", "requests": [[1, 1, 0]],
-    }  # fmt: skip
     file = tmp_path / "trace.json"
-    file.write_text(json.dumps(chrome_trace(trace_of([batch]))))
+    file.write_text(json.dumps(chrome_trace(trace_of([BATCH]))))
     shown = CliRunner(charset="latin-1").invoke(main, ["timeline", str(file), "--width", "40"])
     assert shown.exit_code == 0, shown.exception
     assert "m_0_0   x1####" in shown.output
+
+
+# --- recordings ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dying(client: FakeClient, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A broker that dies after one batch was recorded; what it was asked."""
+    asked: list[Any] = []
+
+    def query(what: str, *_model: str) -> Any:
+        asked.append(what)
+        if asked.count("trace") > 1:
+            raise BrokerError("the broker is gone")
+        return {"records": [BATCH], "dropped": 0, "more": False}
+
+    monkeypatch.setattr(client, "query", query, raising=False)
+    monkeypatch.setattr("penstock.clients.cli.trace_command.EVERY_S", 0.0)
+    return asked
+
+
+@pytest.mark.usefixtures("dying")
+def test_what_was_recorded_until_the_broker_died_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "trace.json"
+    shown = penstock("trace", str(file))
+    assert shown.exit_code == 1
+    assert "the recording ended early: UNAVAILABLE: the broker is gone" in shown.output
+    assert read_chrome_trace(json.loads(file.read_text())) == trace_of([BATCH])
+
+
+def test_a_file_that_cannot_be_written_is_heard_of_before_anything_is_recorded(dying: list[Any], tmp_path: Path) -> None:
+    shown = penstock("trace", str(tmp_path / "trace.json"), "--triton", str(tmp_path / "none" / "triton.json"))
+    assert (shown.exit_code, dying) == (1, [])
+    assert "triton.json: No such file or directory" in shown.output
 
 
 # --- usage -------------------------------------------------------------------------------------------------------------------
