@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from .connecting import connected
-from .failures import exit_codes
+from .failures import CommandFailed, exit_codes
 from .options import address_option, json_option
 from .rendering import print_json
 
@@ -40,7 +40,10 @@ def load(model: str, config_file: Path | None, wait_s: float | None, address: st
     loading fails, it stays. Where the instance groups alone are different, instances are started and stopped. Only the user who
     started the broker may load. With --json: the model's rows of the index.
     """
-    config = "" if config_file is None else config_file.read_text()
+    try:
+        config = "" if config_file is None else config_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"{config_file}: {error}") from error
     with connected(address) as client:
         client.load(model, config, timeout_s=wait_s)
         rows = [row for row in client.index() if row["name"] == model]

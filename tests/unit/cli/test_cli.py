@@ -164,6 +164,14 @@ def penstock(*words: str) -> Result:
     return CliRunner().invoke(main, words)
 
 
+def test_a_configuration_that_is_no_text_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "config.pbtxt"
+    file.write_bytes(b"name: \xff")
+    shown = penstock("load", "m", "--config", str(file))
+    assert shown.exit_code == 1
+    assert "config.pbtxt: 'utf-8' codec can't decode" in shown.output
+
+
 # --- terminals ---------------------------------------------------------------------------------------------------------------
 
 
