@@ -68,6 +68,12 @@ class Measurer:
                     f"batch {point.batch}, concurrency {point.concurrency}, window {len(windows)}: "
                     f"{figures[-1].inferences_per_s:.1f} inferences/s, avg {figures[-1].mean_latency_ns / 1e6:.3f} ms"
                 )
+        cached = sum(window.counted.from_cache for window in windows)
+        if cached:
+            self._say(
+                f"batch {point.batch}, concurrency {point.concurrency}: {cached} of "
+                f"{sum(window.counted.succeeded for window in windows)} answers came from the response cache, not from the model"
+            )
         return row_of(point, windows, stable)
 
     def _window(self, loop: ClosedLoop) -> Window:

@@ -36,6 +36,7 @@ class ServerCounts(NamedTuple):
     compute_infer_ns: int
     compute_output_ns: int
     returning_ns: int  # from the worker making its report until the broker has it
+    from_cache: int = 0  # so many of them were answered by the response cache
 
     @classmethod
     def from_documents(cls, statistics: Mapping[str, Any], stages: Mapping[str, Any]) -> ServerCounts:
@@ -44,6 +45,7 @@ class ServerCounts(NamedTuple):
         return cls(
             counted["success"]["count"], counted["success"]["ns"], counted["queue"]["ns"], counted["compute_input"]["ns"],
             counted["compute_infer"]["ns"], counted["compute_output"]["ns"], stages["returning"]["ns"],
+            counted["cache_hit"]["count"],
         )  # fmt: skip
 
     def since(self, earlier: ServerCounts) -> ServerCounts:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,6 +34,11 @@ name: "no_batch" backend: "identity" max_batch_size: 0
 input [ { name: "x" data_type: TYPE_FP32 dims: [ 3, 2 ] } ]
 output [ { name: "y" data_type: TYPE_FP32 dims: [ 3, 2 ] } ]
 """
+CACHED = """
+name: "cached" backend: "identity" max_batch_size: 4 response_cache { enable: true }
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 4 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ 4 ] } ]
+"""
 
 
 def penstock(*words: str) -> subprocess.CompletedProcess[str]:
@@ -53,7 +59,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
     folder = tmp_path_factory.mktemp("run")
     models = folder / "models"
     add_model(models, "failing", mode="failing")
-    for name, config in (("strings", STRINGS), ("no_batch", NO_BATCH)):
+    for name, config in (("strings", STRINGS), ("no_batch", NO_BATCH), ("cached", CACHED)):
         (models / name / "1").mkdir(parents=True)
         (models / name / "config.pbtxt").write_text(config)
     for name in ("digits", "identity_fp32"):
@@ -237,3 +243,11 @@ def test_others_that_use_the_model_meanwhile_make_it_fail(broker: RunningBroker)
     # Then the stages cannot be told apart, and that is said
     assert done.returncode == 1
     assert "others use the model" in done.stderr
+
+
+def test_answers_of_the_response_cache_are_said_to_be_such(broker: RunningBroker) -> None:
+    done = penstock("cached", "--batch-sizes", "1", *FEW, "--address", broker.addresses["local"])
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "cache" in line]
+    assert re.fullmatch(r"batch 1, concurrency 1: [0-9]+ of 36 answers came from the response cache, not from the model", line)
+    assert "cache" not in penstock("no_batch", *FEW, "--address", broker.addresses["local"]).stderr

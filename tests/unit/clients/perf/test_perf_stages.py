@@ -74,7 +74,7 @@ def test_windows_add_up() -> None:
 
 
 def test_counts_are_found_in_the_brokers_documents() -> None:
-    leaves = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+    leaves = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit")
     statistics: dict[str, Any] = {"inference_stats": {name: {"count": 4, "ns": at} for at, name in enumerate(leaves, 1)}}
     found = ServerCounts.from_documents(statistics, {"returning": {"count": 4, "ns": 7}})
-    assert found == ServerCounts(4, 1, 3, 4, 5, 6, 7)
+    assert found == ServerCounts(4, 1, 3, 4, 5, 6, 7, from_cache=4)
