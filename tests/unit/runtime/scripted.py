@@ -269,6 +269,12 @@ class ScriptedBroker:
         self.core.reception.receive(session, messages)
         self.settle()
 
+    def end_sessions(self) -> None:
+        """Every client leaves, and every invariant holds."""
+        for session in list(self.core.reception.sessions.values()):
+            self.core.reception.end(session, "test over")
+        self.core.check_invariants()
+
     def infer(self, session: Session, rows: int = 1, slot: int = 0, model: str = "echo", **fields: Any) -> int:
         """One request whose input lies at slot * 512 and whose output 256 bytes behind it."""
         self._ids += 1

@@ -97,9 +97,7 @@ class Desk:
 def desk() -> Iterator[Desk]:
     made = Desk()
     yield made
-    for session in list(made.broker.core.reception.sessions.values()):
-        made.broker.core.reception.end(session, "test over")
-    made.broker.core.check_invariants()
+    made.broker.end_sessions()
     assert len(made.broker.core.regions) == 0
 
 

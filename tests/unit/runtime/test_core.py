@@ -38,8 +38,7 @@ def broker() -> Iterator[ScriptedBroker]:
     made = ScriptedBroker()
     yield made
     made.core.check_invariants()
-    for session in list(made.core.reception.sessions.values()):
-        made.core.reception.end(session, "test over")
+    made.end_sessions()
     for region in list(made.core.regions):
         os.close(region.fd)
 
@@ -192,7 +191,7 @@ def test_a_session_may_not_have_more_in_flight_than_it_was_told() -> None:
     client = broker.client()
     requests = [broker.infer(client, slot=slot) for slot in range(3)]
     assert outcomes(client) == [(requests[2], "OVERLOADED")]
-    broker.core.reception.end(client, "test over")
+    broker.end_sessions()
     for batch in broker.batches():
         broker.finish(batch)
     assert len(broker.core.regions) == 0
@@ -229,7 +228,7 @@ def test_the_watchdog_kills_a_worker_whose_batch_runs_too_long() -> None:
     broker.die()
     (failed,) = link_of(client).take(Failed)
     assert failed.id == request and "500.0 ms" in failed.message
-    broker.core.reception.end(client, "test over")
+    broker.end_sessions()
 
 
 def test_every_instance_of_a_model_is_started_and_told_its_spec() -> None:

@@ -55,9 +55,7 @@ def broker() -> Iterator[ScriptedBroker]:
     made = ScriptedBroker(TOGETHER)
     made.start()
     yield made
-    for session in list(made.core.reception.sessions.values()):
-        made.core.reception.end(session, "test over")
-    made.core.check_invariants()
+    made.end_sessions()
     assert len(made.core.regions) == 0
 
 
@@ -291,7 +289,7 @@ def test_a_queue_timeout_is_counted_as_a_failure_and_a_full_queue_is_not_counted
     assert outcomes[late].message == "model 'echo': Request timeout expired: it was 4.0 ms in the queue"
     statistics = broker.core.models.find("echo", -1).record.statistics
     assert (statistics.success_count, statistics.fail_count, statistics.fail_ns) == (1, 1, 4_000_000)
-    broker.core.reception.end(client, "test over")
+    broker.end_sessions()
 
 
 def test_the_status_says_how_many_are_queued_at_each_level() -> None:
@@ -305,4 +303,4 @@ def test_the_status_says_how_many_are_queued_at_each_level() -> None:
     (reply,) = link_of(client).take()
     assert reply.value["queued"] == {"echo/1": 3}
     assert reply.value["queued_by_level"] == {"echo/1": {"2": 1, "3": 2}}
-    broker.core.reception.end(client, "test over")
+    broker.end_sessions()

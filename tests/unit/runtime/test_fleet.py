@@ -39,7 +39,7 @@ TWO = CONFIG.replace("count: 1", "count: 2")
 def broker() -> Iterator[ScriptedBroker]:
     made = ScriptedBroker()
     yield made
-    end(made)
+    made.end_sessions()
 
 
 @pytest.fixture
@@ -48,13 +48,7 @@ def two() -> Iterator[ScriptedBroker]:
     made = ScriptedBroker(TWO)
     made.start()
     yield made
-    end(made)
-
-
-def end(broker: ScriptedBroker) -> None:
-    for session in list(broker.core.reception.sessions.values()):
-        broker.core.reception.end(session, "test over")
-    broker.core.check_invariants()
+    made.end_sessions()
 
 
 def crash_repeatedly(broker: ScriptedBroker, position: int, times: int) -> None:

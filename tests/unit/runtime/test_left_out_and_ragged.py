@@ -58,9 +58,7 @@ def broker() -> Iterator[ScriptedBroker]:
     made = ScriptedBroker(OPTIONAL, ONLY_OPTIONAL, FIXED, RAGGED, MIXED, RESHAPED, load_threads=64)
     made.start()
     yield made
-    for session in list(made.core.reception.sessions.values()):
-        made.core.reception.end(session, "test over")
-    made.core.check_invariants()
+    made.end_sessions()
 
 
 @pytest.fixture

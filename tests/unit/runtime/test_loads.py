@@ -33,9 +33,7 @@ def broker() -> Iterator[ScriptedBroker]:
 
 
 def end(broker: ScriptedBroker) -> None:
-    for session in list(broker.core.reception.sessions.values()):
-        broker.core.reception.end(session, "test over")
-    broker.core.check_invariants()
+    broker.end_sessions()
     for region in list(broker.core.regions):  # those of requests that a worker still has
         os.close(region.fd)
 

@@ -39,9 +39,7 @@ def serving(*configs: str, limits: tuple[str, ...] = (), **settings: Any) -> Ite
     settings = {"rate_limit": True, "resource_limits": tuple(map(parse_limit, limits)), **settings}
     broker = ScriptedBroker(*configs, **settings)
     yield broker
-    for session in list(broker.core.reception.sessions.values()):
-        broker.core.reception.end(session, "test over")
-    broker.core.check_invariants()
+    broker.end_sessions()
 
 
 def states(broker: ScriptedBroker) -> dict[str, tuple[str, str]]:

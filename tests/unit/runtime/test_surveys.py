@@ -141,7 +141,7 @@ def test_without_explicit_control_nobody_loads_by_hand(mode: ControlMode) -> Non
         (failed,) = link_of(client).take(Failed)
         assert failed.message == "explicit model load / unload is not allowed if polling is enabled"
         assert failed.code == Code.UNAVAILABLE.value
-    broker.core.reception.end(client, "test over")
+    broker.end_sessions()
 
 
 @pytest.mark.parametrize("uid", [os.getuid() + 1, None])
@@ -169,4 +169,4 @@ def test_files_that_are_named_and_files_that_came_must_be_as_many() -> None:
     broker.say(client, Load(2, "echo", "backend: 'identity'", ["file:1/a"], fds=1))
     (failed,) = link_of(client).take(Failed)
     assert failed.message == "the content of 'file:1/a' must come as a memfd or a regular file"
-    broker.core.reception.end(client, "test over")
+    broker.end_sessions()

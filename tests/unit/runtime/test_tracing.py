@@ -21,9 +21,7 @@ def broker() -> Iterator[ScriptedBroker]:
     made = ScriptedBroker()
     made.start()
     yield made
-    for session in list(made.core.reception.sessions.values()):
-        made.core.reception.end(session, "test over")
-    made.core.check_invariants()
+    made.end_sessions()
     assert not made.core.traces.recorders
 
 

@@ -22,9 +22,7 @@ def broker() -> Iterator[ScriptedBroker]:
     made = ScriptedBroker(ORDERED)
     made.start()
     yield made
-    for session in list(made.core.reception.sessions.values()):
-        made.core.reception.end(session, "test over")
-    made.core.check_invariants()
+    made.end_sessions()
     assert "requests that wait: {}" in repr(made.core.delivery)
 
 
@@ -120,4 +118,4 @@ def test_the_rest_of_the_broker_is_the_same_without_it() -> None:
     broker.say(client, Query(5, "status"))
     assert "resources" not in link_of(client).take()[0].value
     broker.finish(broker.batches(0)[0], 0)
-    broker.core.reception.end(client, "test over")
+    broker.end_sessions()
