@@ -9,7 +9,7 @@ import inspect
 import os
 import threading
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,17 +34,6 @@ from penstock.ipc.messages import Cancel, Failed, Goodbye, Hello, Infer, Ping, R
 SHORT_S = 0.02
 T = TypeVar("T")
 Story = Callable[[AsyncClient], Awaitable[T]]
-
-
-@pytest.fixture(params=["local", "zmq"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"unix://{tmp_path}/b.sock" if request.param == "local" else f"ipc://{tmp_path}/b.zmq"
-
-
-@pytest.fixture
-def broker(address: str) -> Iterator[FakeBroker]:
-    with FakeBroker(address) as broker:
-        yield broker
 
 
 def run(address: str, story: Story[T], **options: Any) -> T:

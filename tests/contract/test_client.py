@@ -41,17 +41,6 @@ def any_address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return kinds[request.param]
 
 
-@pytest.fixture(params=["local", "zmq"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"unix://{tmp_path}/b.sock" if request.param == "local" else f"ipc://{tmp_path}/b.zmq"
-
-
-@pytest.fixture
-def broker(address: str) -> Iterator[FakeBroker]:
-    with FakeBroker(address) as broker:
-        yield broker
-
-
 @pytest.fixture
 def client(broker: FakeBroker) -> Iterator[Client]:
     with Client(broker.address) as client:

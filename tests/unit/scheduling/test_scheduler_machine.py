@@ -14,6 +14,7 @@ waits for what is there.
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -181,18 +182,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=PRIORITIES,
         timeout_ns=TIMEOUTS_NS,
     )
-    def arrive(
-        self,
-        slot: int,
-        rows: int,
-        principal: str,
-        session: int,
-        shape: str,
-        within_ns: int | None,
-        priority: int,
-        timeout_ns: int,
-    ) -> None:
-        request = self._request(slot, rows, principal, session, shape, within_ns, priority, timeout_ns)
+    def arrive(self, **asked: Any) -> None:
+        request = self._request(**asked)
         limit = self.broker.queue_policy(request).max_queue_size
         queued = [each for each in self.broker.queued(request.model, self.broker.level(request)) if each is not request]
         self.tell(Arrived(request))
