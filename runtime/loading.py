@@ -56,6 +56,8 @@ class Load:
         assert (self.state is LoadState.STARTING) <= (self.rollout is not None), self
         assert self.order is not None or self.state not in (LoadState.READING, LoadState.STARTING), self
         assert self.order is None or self.state is not LoadState.LEAVING, self
+        if self.rollout is not None:
+            self.rollout.check_invariants()
 
     def describe(self) -> dict[str, str]:
         """The load as `penstock status` shows it."""

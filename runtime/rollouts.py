@@ -38,6 +38,11 @@ class Rollout:
     def __repr__(self) -> str:
         return f"<Rollout of {self._name}: {self._change}, {'beside' if self.is_beside else 'instead of'} what there is>"
 
+    def check_invariants(self) -> None:
+        """What it made comes from its origin; what goes on with other instances was there before."""
+        assert all(model.origin is self.opened.origin for model in self.fresh), self
+        assert not self._resized.keys() & set(self.fresh), self
+
     @property
     def is_settled(self) -> bool:
         """Whether every instance that was started is up, or has been given up."""
