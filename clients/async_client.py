@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from functools import partial
 from types import TracebackType
@@ -23,6 +21,7 @@ from .models import ModelInfo, OutputNames, Shapes, layout_of_batch
 from .regions import Region
 from .results import InferResult
 from .sending import check_slot_call, send
+from .session import client_name
 from .slots import Slot
 
 T = TypeVar("T")
@@ -39,8 +38,7 @@ class AsyncClient:
     def __init__(self, address: str | None = None, *, name: str = "", connect_timeout_s: float = 5.0) -> None:
         self.address = parse_address(address)
         models: Models = {}
-        name = name or os.path.basename(sys.argv[0] if sys.argv else "")
-        self._session = AsyncSession(self.address, name[:256], connect_timeout_s, self._met, partial(doubt, models))
+        self._session = AsyncSession(self.address, client_name(name), connect_timeout_s, self._met, partial(doubt, models))
         self._catalog = Catalog(self._session.sync, models)
         self._leasing = Leasing(self._session.sync, self._catalog)
         self._memory = AsyncMemory(self._session, self._leasing)

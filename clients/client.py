@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
 from types import TracebackType
@@ -23,7 +21,7 @@ from .pending import Entry
 from .regions import Region
 from .results import InferResult
 from .sending import check_slot_call, send, send_all, wait
-from .session import Session
+from .session import Session, client_name
 from .slots import Slot
 
 
@@ -40,8 +38,7 @@ class Client:
     def __init__(self, address: str | None = None, *, name: str = "", connect_timeout_s: float = 5.0) -> None:
         self.address = parse_address(address)
         models: Models = {}
-        name = name or os.path.basename(sys.argv[0] if sys.argv else "")
-        self._session = Session(self.address, name[:256], connect_timeout_s, self._met, partial(doubt, models))
+        self._session = Session(self.address, client_name(name), connect_timeout_s, self._met, partial(doubt, models))
         self._catalog = Catalog(self._session, models)
         self._leasing = Leasing(self._session, self._catalog)
         self._control = Control(self._session, self._catalog)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
@@ -35,6 +36,11 @@ FIRST_RETRY_S, LAST_RETRY_S = 0.02, 0.25
 
 Question = Callable[[int], tuple[Message, Sequence[int]]]
 """Makes a message of its number, and the descriptors that it brings."""
+
+
+def client_name(name: str) -> str:
+    """What a client is called where it does not say: after its program."""
+    return (name or os.path.basename(sys.argv[0] if sys.argv else ""))[:256]
 
 
 class Session:

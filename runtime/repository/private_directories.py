@@ -42,9 +42,7 @@ class PrivateDirectory:
     def create(cls, byte_size: int) -> PrivateDirectory:
         """An empty one with room for `byte_size` bytes. Raises MachineError when there is none anywhere."""
         free: dict[str, int] = {}
-        for parent in dict.fromkeys((MEMORY, Path(tempfile.gettempdir()))):
-            if not os.access(parent, os.W_OK | os.X_OK):
-                continue
+        for parent in _parents():
             _remove_abandoned(parent)
             free[str(parent)] = _free_bytes(parent)
             if free[str(parent)] >= byte_size:
@@ -57,6 +55,12 @@ class PrivateDirectory:
             shutil.rmtree(self.path)
             os.close(self._lock)
             self._lock = -1
+
+
+def _parents() -> list[Path]:
+    """Where they may lie, the best place first."""
+    places = dict.fromkeys((MEMORY, Path(tempfile.gettempdir())))
+    return [place for place in places if os.access(place, os.W_OK | os.X_OK)]
 
 
 def _free_bytes(path: Path) -> int:
@@ -80,9 +84,8 @@ def _locked_directory(parent: Path) -> tuple[Path, int]:
 
 def sweep() -> None:
     """Removes what processes of this user left that were killed. Raises OSError where something cannot be removed."""
-    for parent in (MEMORY, Path(tempfile.gettempdir())):
-        if os.access(parent, os.W_OK | os.X_OK):
-            _remove_abandoned(parent)
+    for parent in _parents():
+        _remove_abandoned(parent)
 
 
 def _remove_abandoned(parent: Path) -> None:
