@@ -49,7 +49,7 @@ class Replies:
         else:
             self._answer_live(requests, answered, now_ns)
 
-    def _answer_live(self, requests: Sequence[Request], answered: Answered, now_ns: int) -> None:
+    def _answer_live(self, requests: Sequence[Any], answered: Answered, now_ns: int) -> None:
         """Each request gets its outcome: as its placement promised, or (`found`) as the worker says request by request."""
         model = self._models.by_number(answered.batch.model)
         report, found = answered.report, answered.found
@@ -58,14 +58,14 @@ class Replies:
         queues_ns: list[int] = []
         for request in requests:
             if found is None:
-                reply: Raw | None = request.binding.reply  # type: ignore[attr-defined]
+                reply = request.binding.reply
                 if reply is None:
                     self.fail(request, ("INTERNAL", "a worker did not say what the outputs are", "model"), now_ns)
                     self.release(request)
                     continue
                 self._succeed(request, reply, answered)
                 if model.uses_cache:
-                    self._cached.keep(request, reply, None)  # type: ignore[arg-type]
+                    self._cached.keep(request, reply, None)
             elif not self._answer_item(request, *found[request.number], answered, now_ns):
                 self.release(request)
                 continue
