@@ -33,8 +33,9 @@ class Catalog:
 
     def forget_model(self, name: str) -> None:
         """The model may be another now: it was loaded or unloaded, or a request that was made for it did not fit it."""
-        for key in [key for key in self._models if key[0] == name]:
-            self._models.pop(key, None)
+        for key in list(self._models):  # a copy made at once: another thread may be learning
+            if key[0] == name:
+                self._models.pop(key, None)
 
     def find(self, model: Model, version: int) -> ModelInfo:
         """The model, as it is or as the broker describes it. Raises what the broker answers: NOT_FOUND, UNAVAILABLE."""

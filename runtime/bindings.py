@@ -56,7 +56,7 @@ class Binding:
         self.regions = regions  # each once
         self.item = item  # the encoded Placement
         self.reply = reply  # the encoded outputs, where they are known before execution
-        self.places = places  # by position of the output in the model's configuration order as asked
+        self.places = places  # of the outputs, in the order in which they were asked for
         self.single_use = single_use  # inline tensors: the region is this request's own
         self.plan: CachePlan | None = None  # of a model that uses the response cache
 

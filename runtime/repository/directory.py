@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading model repositories: REPOSITORY/MODEL/config.pbtxt and REPOSITORY/MODEL/VERSION/. Blocks; called from a helper thread.
 
-One bad model does not stop the others: what is wrong with it is kept under its name.
+Finding models and reading one of them are apart, so that a bad one does not stop the others.
 """
 
 from __future__ import annotations

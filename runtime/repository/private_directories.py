@@ -2,7 +2,8 @@
 """Directories for what must not stay: private to this user, in memory where there is room, removed when they are closed.
 
 Each is locked (flock) for as long as its process lives. A directory that nobody has locked was left by a process that was
-killed, and is removed when the next one is made; process ids would not tell, as two containers may share /dev/shm.
+killed, and is removed when a broker starts or the next one is made; process ids would not tell, as two containers may share
+/dev/shm.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+CODE = ("ipc", "runtime", "workers", "clients")
 NOT_SOURCES = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "cache")
 DEMO_TIMEOUT_S = 100
 
@@ -59,8 +60,9 @@ def run(installed: Path, directory: Path, *arguments: str) -> subprocess.Complet
 
 def test_the_wheel_holds_code_types_models_and_configuration(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    for folder in ("ipc", "runtime", "runtime/scheduling", "runtime/repository", "workers", "workers/backends", "clients"):
-        assert f"penstock/{folder}/py.typed" in names
+    packages = {path.relative_to(ROOT).as_posix() for folder in CODE for path in (ROOT / folder).rglob("py.typed")}
+    assert len(packages) > len(CODE)
+    assert {f"penstock/{path}" for path in packages} <= names
     repository = ROOT / "model_repository"
     models = {path.relative_to(ROOT).as_posix() for path in repository.rglob("*") if path.is_file() and path.suffix != ".pyc"}
     assert {f"penstock/{path}" for path in models} <= names

@@ -21,6 +21,9 @@ from penstock.runtime.repository.configuration import parse_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+CODE = ("ipc", "runtime", "workers", "clients")
+NOT_OURS = {"_base.py", "model_config_pb2.py", "text_format.py", "trace_summary.py", "model.py", "NAME.py"}
+"""Modules of CPython, tritonclient, protobuf and Triton that are spoken of; and names that stand for any."""
 FOLDERS = ("ipc", "runtime", "workers", "clients", "docs", "tests", "bench", "conf", "model_repository")
 
 
@@ -93,6 +96,17 @@ def test_every_file_that_is_named_exists() -> None:
     missing = [(page, path) for page, path in named - existing if path.split("/")[0] in FOLDERS and "NAME" not in path]
     assert len(named) > 20
     assert not missing
+
+
+def test_every_module_that_is_named_exists() -> None:
+    """In pages and in the code's own words; there perhaps by the end of its path."""
+    modules = [path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    ours = {"/".join(path.parts[begin:]) for path in modules for begin in range(len(path.parts))}
+    in_text = re.compile(r"(?<![\w./-])((?:\w+/)*\w+\.py)\b")
+    texts = {path: path.read_text() for path in (*PAGES, *(ROOT / path for path in modules if path.parts[0] in CODE))}
+    named = {(path.name, name) for path, text in texts.items() for name in in_text.findall(text)}
+    assert len(named) > 100
+    assert not [(where, name) for where, name in named if name not in ours and name.split("/")[-1] not in NOT_OURS]
 
 
 def test_every_error_code_and_class_is_explained() -> None:

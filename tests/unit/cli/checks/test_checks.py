@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import stat
+from importlib import metadata
 
 import pytest
 
@@ -90,3 +92,13 @@ def test_a_socket_where_nobody_answers_is_told_from_none_and_from_a_broker() -> 
     silent = broker.judge_answer("broker", "/run/x", True, hangs)
     assert silent.verdict is Verdict.WARNING
     assert "TimeoutError: nobody answered" in silent.found
+
+
+def test_what_must_import_is_required_and_what_is_optional_comes_with_its_extra() -> None:
+    required = metadata.requires("penstock") or []
+    always = {line.split(">=")[0] for line in required if "extra ==" not in line}
+    assert {distribution for distribution, _, _ in software.NEEDED} - {"penstock"} <= always
+    for distribution, _, fix in software.OPTIONAL:
+        (extra,) = re.findall(r"^pip install 'penstock\[(\w+)\]'$", fix)
+        assert distribution not in always
+        assert any(line.startswith(distribution) and line.endswith(f'extra == "{extra}"') for line in required)
