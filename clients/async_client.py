@@ -119,7 +119,7 @@ class AsyncClient:
     # --- asking about models ----------------------------------------------------------------------------------------------
 
     async def model(self, name: str, version: int = -1) -> ModelInfo:
-        """A model's inputs, outputs, max_batch_size and versions; remembered until the connection is lost."""
+        """What a model takes and gives, and its versions; remembered until the connection is lost or a request does not fit."""
         return await self._find(name, version)
 
     async def metadata(self, model: str, version: int = -1) -> dict[str, Any]:

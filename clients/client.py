@@ -141,7 +141,7 @@ class Client:
     # --- asking about models ----------------------------------------------------------------------------------------------
 
     def model(self, name: str, version: int = -1) -> ModelInfo:
-        """A model's inputs, outputs, max_batch_size and versions; remembered until the connection is lost."""
+        """What a model takes and gives, and its versions; remembered until the connection is lost or a request does not fit."""
         return self._catalog.find(name, version)
 
     def metadata(self, model: str, version: int = -1) -> dict[str, Any]:

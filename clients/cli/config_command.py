@@ -9,6 +9,7 @@ import click
 
 from .connecting import connected
 from .failures import exit_codes
+from .model_names import model_argument
 from .options import address_option
 from .rendering import print_json
 
@@ -19,7 +20,7 @@ from .rendering import print_json
         {0: "done", 1: "there is no such model, or it has no version", 2: "wrong usage, or no connection to a broker"}
     ),
 )
-@click.argument("model")
+@model_argument()
 @click.option("--version", "version", type=click.IntRange(1), help="Of this version; by default of the newest that is READY.")
 @click.option("--json", "form", flag_value="json", default=True, help="Print one JSON document, for scripts. The default.")
 @click.option("--pbtxt", "form", flag_value="pbtxt", help="Print it as a config.pbtxt.")

@@ -9,8 +9,9 @@ import click
 
 from .connecting import connected
 from .failures import CommandFailed, exit_codes
+from .model_names import model_argument
 from .options import address_option, json_option
-from .rendering import print_json
+from .rendering import model_label, print_json
 
 
 @click.command(
@@ -23,7 +24,7 @@ from .rendering import print_json
         }
     ),
 )
-@click.argument("model")
+@model_argument()
 @click.option(
     "--config",
     "config_file",
@@ -50,5 +51,5 @@ def load(model: str, config_file: Path | None, wait_s: float | None, address: st
     if as_json:
         print_json(rows)
     else:
-        served = ", ".join(f"{row['name']}/{row['version']} {row['state']}" for row in rows)
+        served = ", ".join(f"{model_label(row)} {row['state']}" for row in rows)
         click.echo(f"loaded: {served}")

@@ -18,7 +18,7 @@ from .rendering import model_label, print_json, print_table
 @address_option
 @json_option
 def models(address: str | None, as_json: bool) -> None:
-    """Show the repository index: every model version, its state, why it is not READY, and its instances that are up.
+    """Show the repository index: every model version, its state, why it is not READY, and its instances with theirs.
 
     A model that was never loaded has a name only. With --json: an array of objects with name, version, state, reason and
     instances.

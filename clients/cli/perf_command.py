@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from .connecting import connected
 from .failures import CommandFailed, NotStable, Unreachable, exit_codes, failing_as
+from .model_names import model_argument
 from .perf_options import perf_options
 from .rendering import print_json
 from .several_values import SeveralValuesCommand
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
         }
     ),
 )
-@click.argument("model")
+@model_argument()
 @perf_options
 def perf(model: str, address: str | None, repository: Path | None, as_json: bool, strict: bool, **options: Any) -> None:
     """Measure MODEL at every batch size and concurrency: inferences (rows) per second, the stages of a request, percentiles.

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happened between two looks at a broker: counters and histograms only grow, so their differences are the interval's."""
+"""What happened between two looks at a broker: counters and histograms only grow, so their differences are the interval's.
+
+Those of a version that is loaded again begin anew.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+from .rendering import model_label
 
 READY = "ready"
 """How status spells an instance that takes batches (runtime/instances.py); models are spelt as Triton does."""
@@ -38,10 +43,10 @@ class ModelRates(NamedTuple):
 def rates(before: Look, after: Look) -> list[ModelRates]:
     """A row per model version that `after` knows, in its order."""
     seconds = max(after.time_s - before.time_s, 1e-9)
-    statistics = {_label(row): row for row in after.model_stats}
-    earlier = {_label(row): row for row in before.model_stats}
-    stages = {_label(row): row["histograms_ns"] for row in after.stages}
-    earlier_stages = {_label(row): row["histograms_ns"] for row in before.stages}
+    statistics = {model_label(row): row for row in after.model_stats}
+    earlier = {model_label(row): row for row in before.model_stats}
+    stages = {model_label(row): row["histograms_ns"] for row in after.stages}
+    earlier_stages = {model_label(row): row["histograms_ns"] for row in before.stages}
     ready: dict[str, int] = {}
     for instance in after.status["instances"]:
         if instance["state"] == READY:
@@ -49,10 +54,10 @@ def rates(before: Look, after: Look) -> list[ModelRates]:
             ready[label] = ready.get(label, 0) + 1
     found = []
     for model in after.status["models"]:
-        label = _label(model)
+        label = model_label(model)
         now, then = statistics.get(label), earlier.get(label)
-        if now is not None and then is not None and now["execution_count"] < then["execution_count"]:
-            then = None  # it was loaded again: its counters began anew
+        if _began_anew(now, then):
+            then = None
         total = _grown(stages.get(label), earlier_stages.get(label) if then else None, "total")
         queue = _grown(stages.get(label), earlier_stages.get(label) if then else None, "queue")
         executions = _count(now, "execution_count") - _count(then, "execution_count")
@@ -70,6 +75,12 @@ def rates(before: Look, after: Look) -> list[ModelRates]:
     return found
 
 
+def _began_anew(now: dict[str, Any] | None, then: dict[str, Any] | None) -> bool:
+    """Whether the version was loaded again in between: then some counter is behind what it was."""
+    executed = _count(now, "execution_count") < _count(then, "execution_count")
+    return executed or any(_ended(now, how) < _ended(then, how) for how in ("success", "fail"))
+
+
 def quantile(buckets: Sequence[tuple[int, int, int]], q: float) -> int | None:
     """The middle of the bucket (low, high, count) in which the quantile lies; None without values."""
     rank = max(1, -int(-q * sum(count for _, _, count in buckets) // 1))
@@ -85,11 +96,6 @@ def _grown(now: dict[str, Any] | None, then: dict[str, Any] | None, stage: str) 
     known = {low: count for low, _, count in then[stage]["buckets"]} if then else {}
     buckets = now[stage]["buckets"] if now else []
     return [(low, high, count - known.get(low, 0)) for low, high, count in buckets if count > known.get(low, 0)]
-
-
-def _label(row: dict[str, Any]) -> str:
-    version = row.get("version", "")
-    return f"{row['name']}/{version}" if version else str(row["name"])
 
 
 def _count(row: dict[str, Any] | None, name: str) -> int:

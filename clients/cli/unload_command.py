@@ -7,6 +7,7 @@ import click
 
 from .connecting import connected
 from .failures import exit_codes
+from .model_names import model_argument
 from .options import address_option, json_option
 from .rendering import print_json
 
@@ -21,7 +22,7 @@ from .rendering import print_json
         }
     ),
 )
-@click.argument("model")
+@model_argument()
 @click.option("--wait-s", type=click.FloatRange(0, min_open=True), help="Give up after this long; the unload goes on.")
 @address_option
 @json_option

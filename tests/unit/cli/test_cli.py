@@ -176,7 +176,9 @@ def test_a_configuration_that_is_no_text_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["models", "status"])
-def test_a_terminal_without_the_characters_gets_others(client: FakeClient, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+def test_a_terminal_without_the_characters_gets_others(
+    client: FakeClient, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
     monkeypatch.setattr(
         client, "status", lambda: {**STATUS, "models": [{"name": "モデル", "version": "1", "state": "READY", "reason": ""}]}
     )

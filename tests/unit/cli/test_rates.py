@@ -67,6 +67,11 @@ def test_a_model_that_was_loaded_again_counts_from_nothing() -> None:
     assert found.p99_ns == pytest.approx(10**6, rel=0.125)
 
 
+def test_a_model_that_is_answered_from_the_cache_was_loaded_again_too() -> None:
+    found = of_m(rates(look(1.0, succeeded=100), look(2.0, succeeded=3)))
+    assert found.requests == 3.0
+
+
 def test_a_model_that_could_not_be_read_is_listed_without_figures() -> None:
     found = rates(look(1.0), look(2.0))
     assert found[1][:4] == ("broken", "UNAVAILABLE", 0, 0)
