@@ -10,6 +10,7 @@ import configuration_faults
 import delivery_faults
 import link_faults
 import loading_faults
+import observing_faults
 import packing_faults
 import perf_faults
 import priority_faults
@@ -34,4 +35,5 @@ FAULTS: tuple[Fault, ...] = (
     *turn_faults.FAULTS,
     *client_faults.FAULTS,
     *loading_faults.FAULTS,
+    *observing_faults.FAULTS,
 )

@@ -31,12 +31,12 @@ def test_a_recorder_keeps_the_newest_and_counts_what_it_dropped(
     # Given room for ten requests
     monkeypatch.setattr(tracing, "KEPT_REQUESTS", 10)
     recorder = Recorder(broker.client(), "")
-    # When batches of four end, three of them
-    for number in range(3):
+    # When batches of four end, four of them
+    for number in range(4):
         recorder.keep(4, {"batch": number})
         recorder.check_invariants()
-    # Then the first is gone, which is told once
-    assert recorder.take() == {"records": [{"batch": 1}, {"batch": 2}], "dropped": 4, "more": False}
+    # Then the first two are gone, which is told once
+    assert recorder.take() == {"records": [{"batch": 2}, {"batch": 3}], "dropped": 8, "more": False}
     assert recorder.take() == {"records": [], "dropped": 0, "more": False}
 
 
