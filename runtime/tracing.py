@@ -97,7 +97,7 @@ class Traces:
         return self._of(session).take()
 
     def stop(self, session: Session) -> dict[str, Any]:
-        """The same for the last time; what does not fit into one answer is dropped, and counted."""
+        """The same for the last time; what does not fit into one answer is lost, and `more` says that there was some."""
         recorder = self._of(session)
         self.recorders.remove(recorder)
         return recorder.take()
