@@ -83,8 +83,8 @@ def left_behind(outcome: Outcome, shared_memory_before: set[str]) -> list[str]:
 
 
 def shared_memory() -> set[str]:
-    """Penstock's names in /dev/shm."""
-    return {name for name in os.listdir(SHARED_MEMORY) if "penstock" in name}
+    """The segments of Penstock in /dev/shm. Private directories are those of other brokers: no sample model needs one."""
+    return {entry.name for entry in os.scandir(SHARED_MEMORY) if "penstock" in entry.name and not entry.is_dir()}
 
 
 def _check_ready(broker: Child) -> None:
