@@ -44,7 +44,7 @@ def client_name(name: str) -> str:
 
 
 class Session:
-    """Thread-safe. `on_connect` is told of every Welcome before regions are registered again: it may drop some. `on_refusal`: see Inbox."""
+    """Thread-safe. `on_connect` hears of every Welcome before regions are registered again. `on_refusal`: see Inbox."""
 
     def __init__(
         self, address: Address, name: str, connect_timeout_s: float, on_connect: Callable[[Welcome], None],
@@ -61,10 +61,8 @@ class Session:
         self.connection: Connection | None = None  # the latest; it may be lost
         self._closed = False
         self.is_forked = False
-        #: name -> region registered by the user, or about to be
-        self._regions: dict[str, Region] = {}
-        #: the same for those of the slot pool, which are closed with the session
-        self._pooled: dict[str, Region] = {}
+        self._regions: dict[str, Region] = {}  #: name -> region registered by the user, or about to be
+        self._pooled: dict[str, Region] = {}  #: the same for those of the slot pool, which are closed with the session
         reference = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _tell_forked(reference))
 

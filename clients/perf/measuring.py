@@ -72,7 +72,7 @@ class Measurer:
         if cached:
             self._say(
                 f"batch {point.batch}, concurrency {point.concurrency}: {cached} of "
-                f"{sum(window.counted.succeeded for window in windows)} answers came from the response cache, not from the model"
+                f"{sum(window.counted.succeeded for window in windows)} answers came from the response cache, not the model"
             )
         return row_of(point, windows, stable)
 

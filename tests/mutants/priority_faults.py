@@ -86,8 +86,8 @@ FAULTS = (
     Fault(
         "what has expired is sent when an instance is free just then",
         "runtime/scheduling/scheduler.py",
-        "if now_ns >= self._timeouts.next_ns:",
-        "if now_ns > self._timeouts.next_ns:",
+        "if now_ns >= self._timeouts.next_ns and",
+        "if now_ns > self._timeouts.next_ns and",
         (f"{TIMEOUTS}test_an_expired_request_was_accepted_and_has_failed",),
     ),
     Fault(
@@ -128,8 +128,8 @@ FAULTS = (
     Fault(
         "what comes back from a dead worker is sent though it has expired",
         "runtime/scheduling/lifecycles.py",
-        "        self._expiry.expire(now_ns, out)",
-        "        pass",
+        "others = self._expiry.expire(now_ns, out)",
+        "others: list[Model] = []",
         (f"{TIMEOUTS}test_what_comes_back_too_late_has_expired",),
     ),
     Fault(

@@ -105,6 +105,8 @@ def test_every_module_that_is_named_exists() -> None:
     in_text = re.compile(r"(?<![\w./-])((?:\w+/)*\w+\.py)\b")
     texts = {path: path.read_text() for path in (*PAGES, *(ROOT / path for path in modules if path.parts[0] in CODE))}
     named = {(path.name, name) for path, text in texts.items() for name in in_text.findall(text)}
+    written = set(re.findall(r"^```python (\w+\.py)$", (ROOT / "docs" / "tour.md").read_text(), re.MULTILINE))
+    named = {(where, name) for where, name in named if where != "tour.md" or name not in written}  # its reader writes them
     assert len(named) > 100
     assert not [(where, name) for where, name in named if name not in ours and name.split("/")[-1] not in NOT_OURS]
 
