@@ -61,8 +61,8 @@ class Session:
         self.connection: Connection | None = None  # the latest; it may be lost
         self._closed = False
         self.is_forked = False
-        self._regions: dict[str, Region] = {}  #: name -> region registered by the user, or about to be
-        self._pooled: dict[str, Region] = {}  #: the same for those of the slot pool, which are closed with the session
+        self._regions: dict[str, Region] = {}  # name -> region registered by the user, or about to be
+        self._pooled: dict[str, Region] = {}  # the same for those of the slot pool, which are closed with the session
         reference = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _tell_forked(reference))
 
