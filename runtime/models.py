@@ -229,12 +229,13 @@ class ModelTable:
         )
 
     def find(self, name: str, version: int) -> ServedModel:
-        """The version asked for, or with -1 the highest that accepts requests (else the highest). Raises as `versions`."""
+        """The version asked for, or with -1 the highest that accepts requests, else the highest that stays. Raises as `versions`."""
         versions = self.versions(name)
         if version < 0:
-            if all(model.state is ModelState.UNLOADING for model in versions):
+            staying = [model for model in versions if model.state is not ModelState.UNLOADING]
+            if not staying:
                 raise _none_available(name, "it is being unloaded")
-            return next((model for model in reversed(versions) if model.accepts), versions[-1])
+            return next((model for model in reversed(staying) if model.accepts), staying[-1])
         for model in versions:
             if model.version == version:
                 return model

@@ -127,8 +127,8 @@ FAULTS = (
     Fault(
         "without a version the lowest is meant",
         "runtime/models.py",
-        "in reversed(versions) if model.accepts",
-        "in versions if model.accepts",
+        "in reversed(staying) if model.accepts",
+        "in staying if model.accepts",
         (f"{INSTANCES}test_without_a_version_the_highest_that_accepts_requests_is_meant",),
     ),
 )

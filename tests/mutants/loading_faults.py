@@ -13,6 +13,7 @@ CHANGES = "runtime/repository/changes.py"
 STORY = "tests/unit/runtime/test_loads.py::"
 CHANGE = "tests/unit/repository/test_changes.py::"
 JOB = "tests/unit/repository/test_jobs.py::"
+FLEET = "tests/unit/runtime/test_fleet.py::"
 SCHEDULER = "tests/unit/scheduling/test_scheduler.py::"
 
 FAULTS = (
@@ -113,5 +114,40 @@ FAULTS = (
         "if self._private is not None and not TRANSITIONS[moment]:",
         "if self._private is not None and moment is Moment.LOAD:",
         (f"{JOB}test_files_that_come_along_lie_in_a_directory_of_their_own_until_the_end",),
+    ),
+    Fault(
+        "what waits is handed over before an instance's end is told",
+        "runtime/core.py",
+        "if type(event) is not InstanceGone:",
+        "if event is not None:",
+        (f"{FLEET}test_a_request_read_just_before_its_worker_died_goes_to_another",),
+    ),
+    Fault(
+        "a worker that is being killed goes on with its start",
+        "runtime/instances.py",
+        "return self.state is InstanceState.STOPPING or bool(self.verdict)",
+        "return self.state is InstanceState.STOPPING",
+        (f"{STORY}test_a_worker_that_is_being_killed_starts_no_others",),
+    ),
+    Fault(
+        "versions that were not found stay",
+        ROLLOUTS,
+        "if model.version not in self.opened.source.versions:",
+        "if self._change.kept and model.version not in self.opened.source.versions:",
+        (f"{STORY}test_a_version_that_is_not_there_any_more_goes_though_another_is_unavailable",),
+    ),
+    Fault(
+        "an instance that was not wanted is nobody's last",
+        "runtime/fleet.py",
+        "self._losses.released(model)",
+        "pass",
+        (f"{STORY}test_a_model_whose_last_instance_is_not_wanted_any_more_is_unavailable",),
+    ),
+    Fault(
+        "a survey goes on while the broker stops",
+        "runtime/core.py",
+        "self.surveys.abandon()",
+        "self.surveys.check_invariants()",
+        ("tests/unit/runtime/test_surveys.py::test_what_a_survey_finds_while_the_broker_stops_is_not_loaded",),
     ),
 )

@@ -264,4 +264,8 @@ def test_without_a_version_the_highest_that_accepts_requests_is_meant() -> None:
         model.become(ModelState.READY)
     assert table.find("echo", -1) is models[1]
     assert table.find("echo", 1) is models[0]
+    models[1].become(ModelState.UNAVAILABLE, "gone")
+    models[2].become(ModelState.UNLOADING)
+    models[0].become(ModelState.UNLOADING)
+    assert table.find("echo", -1) is models[1], "what leaves is nothing that a worker may be attached to"
     table.check_invariants()
