@@ -22,6 +22,7 @@ from .loading import Load, LoadState, Tell
 from .models import ModelState, ModelTable, ServedModel
 from .repository import jobs
 from .repository.configuration import InvalidOverrideError
+from .repository.directory import UnknownModelError
 from .repository.orders import Order
 from .repository.origins import Moment, Opened, Origin
 from .rollouts import Rollout
@@ -158,7 +159,9 @@ class Loads:
             self._generations.clear(load.name)
             self._opened.pop(load.name, None)
             self._models.unloaded.pop(load.name, None)
-            self._models.failures[load.name] = error.message
+            is_wanted = load.name in self._settings.load_models or not isinstance(error, UnknownModelError)
+            if is_wanted:  # else only the name is wrong, and there is nothing to list
+                self._models.failures[load.name] = error.message
         if not isinstance(error, InvalidOverrideError):
             text = f"failed to load '{load.name}', failed to poll from model repository: {error.message}"
             error = CallerError(text, Code.INTERNAL)

@@ -229,7 +229,7 @@ class ModelTable:
         )
 
     def find(self, name: str, version: int) -> ServedModel:
-        """The version asked for, or with -1 the highest that accepts requests, else the highest that stays. Raises as `versions`."""
+        """The version asked for; -1: the highest that accepts requests, else the highest that stays. Raises as `versions`."""
         versions = self.versions(name)
         if version < 0:
             staying = [model for model in versions if model.state is not ModelState.UNLOADING]

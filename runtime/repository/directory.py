@@ -54,6 +54,10 @@ def find_models(repositories: Sequence[str | Path]) -> dict[str, list[Path]]:
     return found
 
 
+class UnknownModelError(CallerError):
+    """No repository has a model of that name."""
+
+
 def is_model_name(name: str) -> bool:
     """Whether a directory of this name is taken for a model."""
     return not (name.startswith(".") or name in NO_MODELS)
@@ -72,7 +76,7 @@ def _distinct(repositories: Sequence[str | Path]) -> list[Path]:
 def only_directory(name: str, directories: Sequence[Path]) -> Path:
     """The directory of a model. Raises CallerError when there is none, or more than one."""
     if not directories:
-        raise not_found("model not found in any model repository")
+        raise UnknownModelError("model not found in any model repository", Code.NOT_FOUND)
     if len(directories) > 1:
         places = ", ".join(str(directory.parent) for directory in directories)
         raise invalid(

@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Raw
 
 from penstock.ipc.codec import encode
-from penstock.ipc.errors import CallerError, Code, MachineError, PenstockError
+from penstock.ipc.errors import Code, MachineError, PenstockError
 from penstock.ipc.messages import (
     Batch,
     BatchDone,
@@ -30,7 +30,7 @@ from penstock.runtime.core import Core
 from penstock.runtime.instances import Instance
 from penstock.runtime.repository.changes import differences
 from penstock.runtime.repository.configuration import parse_config
-from penstock.runtime.repository.directory import ModelSource
+from penstock.runtime.repository.directory import ModelSource, UnknownModelError
 from penstock.runtime.repository.jobs import Found, Job, OpenModel, Survey, Tell
 from penstock.runtime.repository.origins import Moment, Opened, Origin
 from penstock.runtime.repository.stamps import Stamps
@@ -152,7 +152,7 @@ class ScriptedDisk:
         if name in self.failures:
             return self.failures[name]
         if name not in self.models:
-            return CallerError("model not found in any model repository", Code.NOT_FOUND)
+            return UnknownModelError("model not found in any model repository", Code.NOT_FOUND)
         text, _, stamps = self.models[name]
         if job.before is not None and (job.before.stamps, job.before.override) == (self._stamps(name), job.order.override):
             return None

@@ -194,6 +194,15 @@ def test_a_version_that_is_not_there_any_more_goes_though_another_is_unavailable
     end(broker)
 
 
+def test_a_load_of_a_model_that_there_is_not_leaves_nothing_behind(broker: ScriptedBroker) -> None:
+    client = broker.client()
+    load(broker, client, model="nobody")
+    text = "failed to load 'nobody', failed to poll from model repository: model not found in any model repository"
+    assert answers(client) == [(700, text)]
+    assert index(broker) == [("echo", "1", "READY", "")]
+    assert broker.core.reception.queries.answer(client, Query(1, "ready"))["ready"]
+
+
 def test_a_load_that_fails_keeps_the_old(broker: ScriptedBroker) -> None:
     client = broker.client()
     broker.disk.write(TWO, 1)
