@@ -128,8 +128,9 @@ class Draft(NamedTuple):
 
 def checked(target: Model, inputs: Inputs | None) -> Inputs:
     """The inputs of a request for a model, which must have some."""
-    if inputs is None:
-        raise invalid(f"model '{target.name if isinstance(target, ModelInfo) else target}': inputs are missing")
+    if not isinstance(inputs, Mapping):
+        why = "are missing" if inputs is None else f"must be a mapping from names to arrays, given is a {type(inputs).__name__}"
+        raise invalid(f"model '{target.name if isinstance(target, ModelInfo) else target}': inputs {why}")
     return inputs
 
 

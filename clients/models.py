@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
@@ -93,7 +94,7 @@ def layout_of_batch(
     `left_out` are optional inputs that requests will not bring. Raises CallerError for what has no fixed size and for names
     that the model does not have.
     """
-    count = 1 if batch is None else batch
+    (count,) = _whole(model, "batch", (1 if batch is None else batch,))
     if model.max_batch_size and not 1 <= count <= model.max_batch_size:
         raise invalid(f"model '{model.name}': batch must be 1 to {model.max_batch_size}, got {batch}")
     if not model.max_batch_size and batch is not None:
@@ -149,7 +150,7 @@ def _outputs(model: ModelInfo, rows: tuple[int, ...], shapes: Shapes, wanted: Ou
     specs = model.outputs if wanted is None else [_find(model, model.outputs, "output", name) for name in wanted]
     outputs = []
     for spec in specs:
-        shape = rows + (tuple(shapes[spec.name]) if spec.name in shapes else spec.dims)
+        shape = rows + (_whole(model, f"output '{spec.name}'", shapes[spec.name]) if spec.name in shapes else spec.dims)
         form = wanted[spec.name] if isinstance(wanted, Mapping) else None
         if isinstance(form, Classification):
             outputs.append(TensorLayout(spec.name, "BYTES", (), -1, check_classes(model.name, spec.name, form)))
@@ -166,13 +167,21 @@ def _outputs(model: ModelInfo, rows: tuple[int, ...], shapes: Shapes, wanted: Ou
 
 def check_classes(model: str, output: str, wanted: Classification) -> int:
     """How many classes. Raises CallerError for less than one."""
-    if wanted.classes < 1:
-        raise invalid(f"model '{model}': output '{output}': at least 1 class must be asked for, got {wanted.classes}")
+    if not (isinstance(wanted.classes, int) and 1 <= wanted.classes < 2**31):
+        raise invalid(f"model '{model}': output '{output}': at least 1 class must be asked for, got {wanted.classes!r}")
     return wanted.classes
 
 
+def _whole(model: ModelInfo, what: str, sizes: Iterable[object]) -> tuple[int, ...]:
+    """The sizes as plain integers: any other number would spoil the pool that slots are cut from."""
+    try:
+        return tuple(map(index, sizes))  # type: ignore[arg-type]  # which is what it finds out
+    except TypeError:
+        raise invalid(f"model '{model.name}': {what} must be given whole numbers, got {sizes!r}") from None
+
+
 def _dims(model: ModelInfo, spec: TensorInfo, shapes: Shapes) -> tuple[int, ...]:
-    dims = tuple(shapes.get(spec.name, spec.dims))
+    dims = _whole(model, f"input '{spec.name}'", shapes.get(spec.name, spec.dims))
     if len(dims) != len(spec.dims) or any(wanted not in (-1, dim) for wanted, dim in zip(spec.dims, dims, strict=True)):
         raise invalid(f"model '{model.name}': input '{spec.name}' has dims {list(spec.dims)}, given is shape {list(dims)}")
     return dims

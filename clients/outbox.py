@@ -7,12 +7,15 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from ..ipc.errors import PenstockError
+from ..ipc.errors import PenstockError, invalid
 from ..ipc.messages import Message
 from .links import Link
 
 Outgoing = tuple[Message, Sequence[int], Sequence[bytes]]
 """A message, the descriptors and the parts that go with it."""
+
+UNSPEAKABLE = (OverflowError, UnicodeEncodeError, TypeError)
+"""What the codec raises for a value that no message can carry, such as a name with half a surrogate pair in it."""
 
 
 class Outbox:
@@ -64,7 +67,10 @@ class Outbox:
                 link.put(message, fds, parts)
             except PenstockError as error:  # its descriptors could not be duplicated
                 refused.append((message, error))
-        self.stuck = not link.flush()
+        try:
+            self.stuck = not link.flush()
+        except UNSPEAKABLE as error:  # whose it is cannot be said any more, and the link would try it again for ever
+            raise invalid(f"a message cannot be encoded: {error}") from error
 
     def close(self) -> None:
         """Nothing is sent any more. Waits for a thread that is sending, which never waits for anything."""

@@ -94,9 +94,8 @@ def _requests(trace: Trace, scale: Scale, margin: int) -> list[str]:
         for request in batch.requests:
             arrived, started, ended = map(scale.column, (request.arrived_ns, batch.started_ns, batch.computed_ns))
             bar = " " * arrived + IDLE * (started - arrived) + FILLS[0] * (ended - started + 1)
-            drawn.append(
-                (request.arrived_ns, f"  {f'{request.request} in {batch.batch}'[: margin - 3].ljust(margin - 2)}{bar}")
-            )
+            text = f"{request.request} in {batch.batch}"[: margin - 3]
+            drawn.append((request.arrived_ns, f"  {text.ljust(margin - 2)}{bar}"))
     for early in trace.early:
         arrived, ended = scale.column(early.arrived_ns), scale.column(early.ended_ns)
         bar = " " * arrived + IDLE * (ended - arrived) + "X"

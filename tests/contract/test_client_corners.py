@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from fake_broker import FakeBroker
 
-from penstock.clients import CallerError, Client, Code, MemfdRegion, ModelError
+from penstock.clients import BrokerError, CallerError, Classification, Client, Code, MemfdRegion, ModelError
 from penstock.clients.connection import Connection
 from penstock.ipc.messages import Failed, Query
 
@@ -126,6 +126,55 @@ def test_a_region_whose_registration_is_interrupted_is_taken_back(
                 client.register(region)
         client.register(region)
         assert client.regions() == [{"name": "mine"}]
+
+
+# --- values that cannot be --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("priority", [2**70, -1, "1", np.int64(1)])
+@pytest.mark.parametrize("version", [2**70, -2, "1", np.int64(1)])
+def test_numbers_that_no_message_carries_are_refused_by_name(client: Client, priority: Any, version: Any) -> None:
+    for asked in ({"priority": priority}, {"version": version}):
+        with pytest.raises(CallerError, match=f"{next(iter(asked))} must be"):
+            client.infer(client.buffers("echo", 1), **asked)
+    assert client.infer("echo", {"x": rows()}).version == 1
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e30])
+def test_a_timeout_without_end_is_a_long_one(client: Client, seconds: float) -> None:
+    assert client.infer("echo", {"x": rows()}, timeout_s=seconds, queue_timeout_s=seconds).version == 1
+
+
+def test_a_timeout_that_is_no_number_is_refused(client: Client) -> None:
+    with pytest.raises(CallerError, match="timeout_s must be above 0, got nan"):
+        client.infer("echo", {"x": rows()}, timeout_s=float("nan"))
+
+
+def test_a_name_that_cannot_be_encoded_does_not_spoil_the_client(client: Client) -> None:
+    client.infer("echo", {"x": rows()})
+    with pytest.raises(BrokerError, match="a message cannot be encoded: .*surrogates not allowed"):
+        client.metadata("\udc80")
+    assert client.infer("echo", {"x": rows()}).version == 1
+
+
+@pytest.mark.parametrize("arguments", [{"batch": 1.5}, {"batch": "1"}, {"batch": 1, "shapes": {"y": [4.0]}}])
+def test_sizes_that_are_not_whole_do_not_spoil_the_pool(client: Client, arguments: Any) -> None:
+    with pytest.raises(CallerError, match="must be given whole numbers"):
+        client.buffers("echo", **arguments)
+    with client.buffers("varied", np.int64(2), shapes={"x": np.array([3])}) as slot:  # type: ignore[arg-type]
+        assert client.infer(slot).outputs["y"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("inputs", [[1, 2], np.ones((1, 4), np.float32)])
+def test_inputs_without_names_are_refused(client: Client, inputs: Any) -> None:
+    with pytest.raises(CallerError, match="model 'echo': inputs must be a mapping from names to arrays, given is a"):
+        client.infer("echo", inputs)
+
+
+@pytest.mark.parametrize("count", [0, "1", 1.5, 2**40])
+def test_classes_are_a_whole_number(client: Client, count: Any) -> None:
+    with pytest.raises(CallerError, match="at least 1 class must be asked for"):
+        client.infer("echo", {"x": rows()}, outputs={"y": Classification(count)})
 
 
 # --- whose memory is let go -----------------------------------------------------------------------------------------------
