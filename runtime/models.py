@@ -219,7 +219,7 @@ class ModelTable:
 
     def versions(self, name: str) -> list[ServedModel]:
         """All versions of a model, lowest first. Raises CallerError (NOT_FOUND), or ModelError when none can be had."""
-        found = self.current(name)
+        found = self.current(name) if name else []
         if found:
             return found
         if name in self.failures or name in self.unloaded:

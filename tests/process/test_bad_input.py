@@ -106,6 +106,7 @@ def infer(inputs: object = (X,), outputs: object = (Y,), model: str = "echo", **
 
 
 REQUESTS: dict[str, tuple[Infer, str, str]] = {
+    "no name": (infer(model=""), "NOT_FOUND", "Request for unknown model: '' is not found; known are echo, gate"),
     "model": (infer(model="digit"), "NOT_FOUND", "Request for unknown model: 'digit' is not found; known are echo, gate"),
     "version": (infer(version=9), "NOT_FOUND", "Request for unknown model: 'echo' version 9 is not found; it has 1"),
     "largest version": (infer(version=LARGEST), "NOT_FOUND", f"'echo' version {LARGEST} is not found"),
