@@ -164,11 +164,8 @@ class Session:
         self.book(self.live(), region, pooled)
         try:
             self.ask(region.registration)
-        except Exception:
-            self.strike(region)
-            raise
-        except BaseException:
-            self.retract(region)  # interrupted: the broker may have it
+        except BaseException as error:
+            (self.strike if isinstance(error, Exception) else self.retract)(region)  # interrupted: the broker may have it
             raise
 
     def book(self, connection: Connection, region: Region, pooled: bool) -> None:

@@ -70,9 +70,10 @@ class Measurer:
                 )
         cached = sum(window.counted.from_cache for window in windows)
         if cached:
+            answers = sum(window.counted.succeeded for window in windows)
             self._say(
-                f"batch {point.batch}, concurrency {point.concurrency}: {cached} of "
-                f"{sum(window.counted.succeeded for window in windows)} answers came from the response cache, not the model"
+                f"batch {point.batch}, concurrency {point.concurrency}: {cached} of {answers} answers came from the response "
+                "cache, not from the model"
             )
         return row_of(point, windows, stable)
 

@@ -249,5 +249,5 @@ def test_answers_of_the_response_cache_are_said_to_be_such(broker: RunningBroker
     done = penstock("cached", "--batch-sizes", "1", *FEW, "--address", broker.addresses["local"])
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "cache" in line]
-    assert re.fullmatch(r"batch 1, concurrency 1: [0-9]+ of 36 answers came from the response cache, not the model", line)
+    assert re.fullmatch(r"batch 1, concurrency 1: [0-9]+ of 36 answers came from the response cache, not from the model", line)
     assert "cache" not in penstock("no_batch", *FEW, "--address", broker.addresses["local"]).stderr
