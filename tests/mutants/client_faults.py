@@ -12,6 +12,7 @@ ARRAYS = "clients/arrays.py"
 TASKS = "tests/contract/test_async_client.py::"
 LOOP = "tests/unit/clients/test_loop_reader.py::"
 TAKEN = "tests/unit/clients/test_arrays.py::"
+CORNERS = "tests/contract/test_client_corners.py::"
 EXCHANGE = "tests/contract/test_array_exchange.py::"
 
 FAULTS = (
@@ -105,5 +106,33 @@ FAULTS = (
         "        self._regions.append(PooledRegion(region, epoch))",
         "        self._regions.append(PooledRegion(region, self._broker.epoch))",
         ("tests/unit/clients/test_arena.py::test_a_region_of_an_earlier_broker_is_no_room",),
+    ),
+    Fault(
+        "nobody doubts what is known of a model that refuses",
+        "clients/inbox.py",
+        "                self._on_refusal(error)\n",
+        "",
+        (f"{CORNERS}test_a_future_that_is_refused_has_the_model_asked_for_again",),
+    ),
+    Fault(
+        "a region registered twice is struck",
+        "clients/session.py",
+        "if region.name in regions or regions.setdefault",
+        "if regions.setdefault",
+        (f"{CORNERS}test_a_region_that_is_registered_twice_stays_registered",),
+    ),
+    Fault(
+        "what is given back after close is kept",
+        "clients/buffers.py",
+        "            self._returned.clear()\n",
+        "            pass\n",
+        (f"{CORNERS}test_a_slot_that_is_closed_after_its_client_leaves_no_memory_behind",),
+    ),
+    Fault(
+        "a message that cannot be encoded stays in the link",
+        "clients/outbox.py",
+        "except UNSPEAKABLE as error:",
+        "except KeyError as error:",
+        (f"{CORNERS}test_a_name_that_cannot_be_encoded_does_not_spoil_the_client",),
     ),
 )
