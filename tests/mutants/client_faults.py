@@ -110,8 +110,8 @@ FAULTS = (
     Fault(
         "nobody doubts what is known of a model that refuses",
         "clients/inbox.py",
-        "                self._on_refusal(error)\n",
-        "",
+        "self._on_refusal(error)",
+        "pass",
         (f"{CORNERS}test_a_future_that_is_refused_has_the_model_asked_for_again",),
     ),
     Fault(
