@@ -55,8 +55,7 @@ class Loads:
             assert line, name
             for position, load in enumerate(line):
                 load.check_invariants()
-                assert load.name == name and not load.is_over, load
-                assert (load.state is LoadState.QUEUED) == (position > 0), load
+                assert load.name == name and not load.is_over and (load.state is LoadState.QUEUED) == (position > 0), load
 
     @property
     def is_idle(self) -> bool:
@@ -99,9 +98,9 @@ class Loads:
     def _begin(self, load: Load) -> None:
         if load.order is None:
             self._begin_unload(load)
-            return
-        load.become(LoadState.READING)
-        self._open(load, load.order)
+        else:
+            load.become(LoadState.READING)
+            self._open(load, load.order)
 
     def _open(self, load: Load, order: Order) -> None:
         job = jobs.OpenModel(self._settings.repositories, order, self._served(load.name), self._settings.gpu_fallback)
@@ -149,8 +148,7 @@ class Loads:
         elif self._served(load.name) is not None:
             log.info("model %s has not changed", load.name)
             self._end(load, None)
-        else:  # it has been given up meanwhile
-            assert load.order is not None
+        elif load.order is not None:  # always; it has been given up meanwhile
             self._open(load, load.order)
 
     def _unreadable(self, load: Load, error: PenstockError) -> None:
@@ -231,12 +229,12 @@ class Loads:
             self._perhaps_left(line[0])
 
     def _tell_origin(self, origin: Origin, moment: Moment) -> None:
-        self._host.run_aside(jobs.Tell(origin, moment), partial(_log_failure, f"model {origin.name}, {moment.value}"))
+        self._host.run_aside(jobs.Tell(origin, moment), partial(_log_failure, origin, moment))
 
 
-def _log_failure(what: str, result: object) -> None:
+def _log_failure(origin: Origin, moment: Moment, result: object) -> None:
     if isinstance(result, PenstockError):
-        log.error("%s: %s", what, result.message)
+        log.error("model %s, %s: %s", origin.name, moment.value, result.message)
 
 
 STATUS = {
