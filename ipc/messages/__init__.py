@@ -28,16 +28,20 @@ from .from_client import (
     Unload,
     Unregister,
 )
-from .from_worker import BatchDone, FromWorker, ItemOutput, ItemResult, Loaded, LoadFailed, Ready, Signature
+from .from_worker import BatchDone, FromWorker, ItemOutput, ItemResult, Loaded, LoadFailed, Ready, RegionMapped, Signature
 from .to_client import Answer, Copied, Done, Explanation, Failed, OutputTensor, Pong, Released, Result, ToClient, Welcome
 from .to_worker import (
     GRAPH_LEVEL,
+    Accelerator,
     Batch,
     BatchInput,
+    Gpu,
+    GraphSpec,
     InputSlice,
     LoadModel,
     MapRegion,
     ModelSpec,
+    Optimization,
     OutputSlice,
     Placement,
     Start,
@@ -50,10 +54,11 @@ from .to_worker import (
 )
 
 __all__ = [
-    "FEW", "GRAPH_LEVEL", "PROTOCOL", "Answer", "Batch", "BatchDone", "BatchInput", "Cancel", "Copied", "Done",
-    "Explanation", "Failed", "FromClient", "FromWorker", "Goodbye", "Hello", "Infer", "InputSlice", "InputTensor",
-    "ItemOutput", "ItemResult", "Load", "LoadFailed", "LoadModel", "Loaded", "MapRegion", "Message", "ModelSpec",
-    "Name", "OutputPlace", "OutputSlice", "OutputTensor", "Ping", "Placement", "Pong", "Query", "Ready", "Register",
-    "Released", "Result", "Row", "Shape", "Signature", "Start", "Stop", "TensorSpec", "ToClient", "ToWorker",
-    "Unload", "UnmapRegion", "Unregister", "Unsigned", "WarmupInput", "WarmupSample", "Welcome",
+    "FEW", "GRAPH_LEVEL", "PROTOCOL", "Accelerator", "Answer", "Batch", "BatchDone", "BatchInput", "Cancel", "Copied",
+    "Done", "Explanation", "Failed", "FromClient", "FromWorker", "Goodbye", "Gpu", "GraphSpec", "Hello", "Infer",
+    "InputSlice", "InputTensor", "ItemOutput", "ItemResult", "Load", "LoadFailed", "LoadModel", "Loaded", "MapRegion",
+    "Message", "ModelSpec", "Name", "Optimization", "OutputPlace", "OutputSlice", "OutputTensor", "Ping", "Placement",
+    "Pong", "Query", "Ready", "RegionMapped", "Register", "Released", "Result", "Row", "Shape", "Signature", "Start",
+    "Stop", "TensorSpec", "ToClient", "ToWorker", "Unload", "UnmapRegion", "Unregister", "Unsigned", "WarmupInput",
+    "WarmupSample", "Welcome",
 ]  # fmt: skip

@@ -21,14 +21,21 @@ class Hello(Message, frozen=True):
 
 
 class Register(Message, frozen=True):
-    """Registers memory under `name`. memfd: brings one sealed descriptor (local link). system: `key` of a POSIX segment."""
+    """Registers memory under `name`.
+
+    memfd: brings one sealed descriptor (local link). system: `key` of a POSIX segment. cuda: `handle`, the 64 bytes of a
+    cudaIpcMemHandle_t, and the GPU by `device_id`, or by `uuid`, which does not depend on who sees which GPUs.
+    """
 
     id: Unsigned
     name: Name
-    kind: Literal["memfd", "system"]
+    kind: Literal["memfd", "system", "cuda"]
     byte_size: Unsigned
     key: Annotated[str, Meta(max_length=255)] = ""
     offset: Unsigned = 0
+    handle: Annotated[bytes, Meta(max_length=64)] = b""
+    device_id: Unsigned = 0
+    uuid: Annotated[str, Meta(max_length=64)] = ""
     fds: Annotated[int, Meta(ge=0, le=1)] = 0
 
 

@@ -36,6 +36,15 @@ class LoadFailed(Message, frozen=True):
     code: str = "INTERNAL"
 
 
+class RegionMapped(Message, frozen=True):
+    """The answer to a MapRegion with `report`. A non-empty `code`: the region cannot be used here, and why."""
+
+    region: int
+    code: str = ""
+    message: str = ""
+    fault: str = "machine"
+
+
 class Ready(Message, frozen=True):
     """Warmed up: batches may be sent."""
 
@@ -80,4 +89,4 @@ class BatchDone(Message, frozen=True):
     ended_ns: int = 0  # 0 where the whole batch failed
 
 
-FromWorker = BatchDone | Loaded | LoadFailed | Ready | Hello
+FromWorker = BatchDone | RegionMapped | Loaded | LoadFailed | Ready | Hello

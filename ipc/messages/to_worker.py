@@ -37,6 +37,46 @@ class BatchInput(Struct, frozen=True, omit_defaults=True, gc=False):
     source: str  # an input
 
 
+class GraphSpec(Struct, frozen=True, omit_defaults=True, gc=False):
+    """A CUDA graph that the configuration asks for (Triton: ModelOptimizationPolicy.Cuda.GraphSpec)."""
+
+    batch_size: int  # 0: a model without a batch dimension
+    inputs: dict[str, list[int]] = {}  # input -> dims without the batch dimension; those that are fixed may be left out
+    lower_batch_size: int = 0  # the smallest batch that the graph serves, with zeros behind it; 0: batch_size alone
+    lower_inputs: dict[str, list[int]] = {}
+
+
+class Accelerator(Struct, frozen=True, omit_defaults=True, gc=False):
+    """An execution accelerator of the configuration: the backend's name for it, and its parameters."""
+
+    name: str
+    parameters: dict[str, str] = {}
+
+
+class Optimization(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What the configuration's `optimization` says to an instance on a GPU. None: the backend decides."""
+
+    cuda_graphs: bool | None = None
+    graph_specs: list[GraphSpec] = []
+    busy_wait: bool = False  # Triton's busy_wait_events
+    output_copy_stream: bool | None = None
+    pinned_inputs: bool = True  # inputs that are staged go through pinned memory
+    pinned_outputs: bool = True
+    gpu_accelerators: list[Accelerator] = []
+    cpu_accelerators: list[Accelerator] = []
+
+
+class Gpu(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Where an instance of KIND_GPU computes."""
+
+    uuid: str  # as nvidia-smi prints it: GPU-8-4-4-4-12 hexadecimal digits
+    ordinal: int = 0  # among the GPUs that this worker sees (CUDA_VISIBLE_DEVICES)
+    lanes: int = 1  # instances in this worker: execution contexts, each with its stream
+    busy_wait: Literal["auto", "always", "never"] = "auto"  # how completion is waited for
+    profiles: list[str] = []  # instance_group.profile: TensorRT's optimization profiles, by index; none: profile 0
+    mps: bool = False  # an MPS daemon is expected; the worker says so when it is not there
+
+
 class ModelSpec(Struct, frozen=True, omit_defaults=True, gc=False):
     """What a worker must know of a model: the part of its configuration that execution needs."""
 
@@ -49,6 +89,8 @@ class ModelSpec(Struct, frozen=True, omit_defaults=True, gc=False):
     parameters: dict[str, str] = {}
     batch_inputs: list[BatchInput] = []
     labels: dict[str, str] = {}  # output -> file with a label per line, in the directory above that of the version
+    optimization: Optimization = Optimization()
+    op_libraries: list[str] = []  # absolute paths of libraries with the model's custom operators
 
 
 class WarmupInput(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -81,6 +123,7 @@ class LoadModel(Message, frozen=True):
     isolate_system_regions: bool = False
     cpus: list[int] = []  # those that the worker shall run on; none: any
     numa_node: int = -1  # the node that its memory shall come from; -1: any
+    gpu: Gpu | None = None  # None: the instance computes on the CPU
 
 
 class Start(Message, frozen=True):
@@ -91,12 +134,18 @@ class Start(Message, frozen=True):
 
 
 class MapRegion(Message, frozen=True):
-    """Brings the descriptor of a region. `offset` is where the region begins in the object."""
+    """Brings the descriptor of a region, or the handle of CUDA memory. `offset` is where the region begins in the object.
+
+    With `report` the worker answers RegionMapped.
+    """
 
     region: int
     byte_size: int
     offset: int = 0
     sealed: bool = True  # cannot shrink; False: a `system` segment, see --isolate-system-regions
+    handle: bytes = b""  # cudaIpcMemHandle_t, 64 bytes: CUDA memory, which has no descriptor
+    pid: int = 0  # of the process that exports the handle, where it is known
+    report: bool = False
     fds: int = 1
 
 
