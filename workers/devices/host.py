@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host as a device: views on regions, one copy per run, and private memory that is used again.
-
-A device with memory of its own offers the same four: view, gather, scatter and Scratch.
-"""
+"""The host as a device: views on regions, one copy per run, and private memory that is used again."""
 
 from __future__ import annotations
 
