@@ -71,7 +71,7 @@ class Deliver(Command, frozen=True):
 
 
 class Kill(Command, frozen=True):
-    """The instance's batch ran past the watchdog's limit: end the worker; InstanceGone is to follow."""
+    """The instance's batch ran past the watchdog's limit: end its worker, with all its lanes; InstanceGone is to follow."""
 
     instance: int
     message: str

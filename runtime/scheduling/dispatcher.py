@@ -106,14 +106,21 @@ class Dispatcher:
         return models
 
     def kill_overrun(self, now_ns: int, out: list[AnyCommand]) -> None:
-        """Gives up the instances whose first batch ran past its limit."""
+        """Gives up the instances whose first batch ran past its limit, and all that share a worker with them."""
         for number in self.watchdogs.timers.pop_due(now_ns):
             instance = self.instances[number]
             model = self.models[instance.model]
             limit_ns = model.policy.max_execution_ns
-            if self.watchdogs.has_run_out(instance, limit_ns, now_ns):
-                model.instances.give_up(instance)
+            if not instance.killed and self.watchdogs.has_run_out(instance, limit_ns, now_ns):
+                for lane in [self.instances[number] for number in instance.lanes if number in self.instances]:
+                    self._give_up(lane, model)
                 out.append(Kill(number, overrun(instance, limit_ns)))
+                self.settle(model, now_ns, out)
+
+    def _give_up(self, instance: Instance, model: Model) -> None:
+        if model.resources is not None:
+            model.resources.withdraw(instance, model.instances)
+        model.instances.give_up(instance)
 
     def _set_timer(self, model: Model) -> None:
         model.timer_ns = model.look_ns

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from .limits import Needs
 from .policy import Policy
-from .requests import Request
+from .requests import NO_GPU, Request
 
 
 class Event(Struct, frozen=True, gc=False):
@@ -34,25 +34,40 @@ class ModelDown(Event, frozen=True):
     message: str
 
 
+class GpuDown(Event, frozen=True):
+    """No instance is left on that GPU, while others serve: what is bound to it fails until one is ready there again."""
+
+    model: int
+    gpu: int
+    message: str
+
+
 class InstanceReady(Event, frozen=True):
-    """An instance of the model takes batches from now on. `needs`: what it holds meanwhile, if the model is rate limited."""
+    """An instance of the model takes batches from now on. `needs`: what it holds meanwhile, if the model is rate limited.
+
+    `lanes`: as many instances, numbered from this one on, which share a worker: they go together.
+    """
 
     instance: int
     model: int
     needs: Needs = Needs()
+    gpu: int = NO_GPU
+    lanes: int = 1
 
 
 class InstanceLeaving(Event, frozen=True):
-    """The instance gets no more batches and finishes what it has; Vacated says when. The model stays."""
+    """The instance (its lanes) gets no more batches and finishes what it has; Vacated says when, of each. The model stays."""
 
     instance: int
+    lanes: int = 1
 
 
 class InstanceGone(Event, frozen=True):
-    """The instance is gone, and every BatchEnded that its worker managed to send has been handled before this."""
+    """The instance (its lanes) is gone, and every BatchEnded that its worker managed to send has been handled before this."""
 
     instance: int
     message: str
+    lanes: int = 1
 
 
 class Arrived(Event, frozen=True):
@@ -99,6 +114,7 @@ AnyEvent = (
     | ArrivedTogether
     | BatchEnded
     | Cancelled
+    | GpuDown
     | InstanceGone
     | InstanceLeaving
     | InstanceReady

@@ -5,29 +5,58 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 from msgspec import Struct, field
 
 from .executions import Executions
-from .requests import Batch
+from .requests import NO_GPU, Batch
 from .timers import Timers
 
 
 class Instance(Struct, eq=False):
-    """One worker's execution context. Batches execute there in the order in which they were sent."""
+    """An execution context: a worker's only one, or one of its lanes. Batches execute there in the order they were sent in.
+
+    The lanes of a worker are instances like any others, each with its own batches; what they share is their end.
+    """
 
     number: int
     model: int
+    lanes: range  # the numbers of all instances of its worker
+    gpu: int = NO_GPU
     #: Batches sent and not ended, in order: the first is running, the others are staged behind it. At most `credits`.
     batches: deque[Batch] = field(default_factory=deque)
     since_ns: int = 0  # when the first became first; while there is one
     killed: bool = False  # the watchdog gave it up: it gets no more batches
     leaving: bool = False  # it is no longer wanted: it gets no more batches, and finishes those it has
 
+    def begun(self) -> int:
+        """How many of its batches its worker may have begun.
+
+        A worker on the CPU answers each batch before it starts the next. One on a GPU puts what it gets into its stream at
+        once, so that copies overlap with computing: whatever was sent may have been begun.
+        """
+        return min(1, len(self.batches)) if self.gpu == NO_GPU else len(self.batches)
+
     def __repr__(self) -> str:
         state = "killed" if self.killed else "running" if self.batches else "idle"
         state = f"{state}, leaving" if self.leaving else state
         return f"<instance {self.number} of model {self.model}: {state}, batches {[b.number for b in self.batches]}>"
+
+
+class Room(Protocol):
+    """Instances as one queue of a model sees them: all of them, or those that its requests may go to (spread.py)."""
+
+    @property
+    def open(self) -> int:
+        """How many may take a batch."""
+        ...
+
+    def choose(self) -> Instance | None: ...
+    def nearest_end(self) -> tuple[int, Instance] | None: ...
+    def idle(self) -> Iterable[Instance]: ...
+    def find(self, number: int) -> Instance: ...
+    def set_aside(self, instance: Instance) -> None: ...
 
 
 class Instances:

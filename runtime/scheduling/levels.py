@@ -94,12 +94,14 @@ class Levels:
         self.waiting -= 1
         return (level.in_time if level.in_time.waiting else level.delayed).take()
 
+    def next_rank(self) -> int:
+        """The rank of the request that is next (somebody is waiting)."""
+        level = self._first()
+        return rank_of(level.number, not level.in_time.waiting)
+
     def has_before(self, request: Request) -> bool:
         """Whether somebody waits who goes before a request that has been drawn."""
-        if not self.waiting:
-            return False
-        level = self._first()
-        return rank_of(level.number, not level.in_time.waiting) < request.rank
+        return bool(self.waiting) and self.next_rank() < request.rank
 
     def gone(self, requests: Iterable[Request]) -> None:
         """Drawn requests left the queue for good: they were sent or withdrawn."""

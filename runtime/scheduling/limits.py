@@ -3,7 +3,7 @@
 
 Source: `rate_limiter.cc` (ResourceManager) and Triton's page on the rate limiter. A resource is a name with a count, either one
 pool for all of the system (`global`) or a pool for each device. Triton keys the latter by the instance's device id, which is 0
-for an instance on a CPU; so here all of them share the pools of device 0.
+for an instance on a CPU; so here too those on the CPU share the pools of device 0 with those on GPU 0.
 
 How much there is: what --rate-limit-resource says of the name, else the most that any one loaded instance needs. A limit that
 names no device holds for each; of several, the largest counts. A global resource has the largest limit of its name, whatever
@@ -21,7 +21,7 @@ from msgspec import Struct
 from ...ipc.errors import invalid
 
 CPU_DEVICE = 0
-"""The device of every instance of this release."""
+"""The device of an instance on the CPU; that of one on a GPU is the GPU's ordinal."""
 EACH = -1
 """In place of a device's number: a limit that holds for each device."""
 GLOBAL = -2

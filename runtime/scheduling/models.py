@@ -1,27 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One loaded model version: its queue, the batch being formed, its instances, and whether it takes requests.
+"""One loaded model version: its queue (forming.py), its instances, and whether it takes requests.
 
-    SERVING <--> DOWN          ModelDown; InstanceReady
-    SERVING, DOWN --> DRAINING --> forgotten when nothing is left
-
-Between two events, an instance that may take a batch and a request standing in the queue never meet: whatever waits then is
-in the batch being formed (which is held back), else no instance has room. So a closed batch takes all principals in turn.
+SERVING <--> DOWN          ModelDown; InstanceReady
+SERVING, DOWN --> DRAINING --> forgotten when nothing is left
 """
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
 
-from ...ipc.errors import Code
-from .batcher import NEVER_NS, Walk, check_walk, decide, join, overdue, sizes_of, walk_over
+from .batcher import NEVER_NS
 from .executions import Executions
-from .instances import Instance, Instances
-from .levels import Levels
+from .forming import Queue
+from .instances import Instances
 from .ordering import Ordering
 from .policy import Policy
-from .queues import Lines
-from .requests import QUEUED, Closed, Request
+from .requests import Request
 from .resources import Resources
 from .timeouts import Timeouts
 
@@ -35,206 +29,50 @@ class ModelState(Enum):
 
 
 SERVING, DOWN, DRAINING = ModelState
-SINGLE = Closed.SINGLE
 
 
-class Assignment(NamedTuple):
-    """A closed batch and the instance that is to have it."""
+class Model(Queue):
+    """A model is its own queue; one on several devices has more of them (spread.py).
 
-    instance: Instance
-    requests: list[Request]
-    rows: int
-    closed: Closed
-
-
-class Model:
-    """See the module.
-
-    `look_ns`: when what is held must be looked at again (NEVER_NS: an event will say); `timer_ns`: what the scheduler's timer
-    for it is set to. `ordering` and `resources`: None where the policy asks for neither.
+    `timer_ns`: what the scheduler's timer for `look_ns` is set to. `ordering`: None where the policy does not ask for it.
     """
 
-    __slots__ = (
-        "_batches",
-        "_direct",
-        "_executions",
-        "_levels",
-        "_lines",
-        "_sizes",
-        "_walk",
-        "instances",
-        "look_ns",
-        "message",
-        "number",
-        "ordering",
-        "policy",
-        "resources",
-        "state",
-        "timer_ns",
-    )
+    __slots__ = ("instances", "message", "ordering", "state", "timer_ns")
 
     def __init__(self, number: int, policy: Policy, resources: Resources, timeouts: Timeouts) -> None:
-        self.number = number
-        self.policy = policy
+        executions = Executions()
+        self.instances = self._make_instances(policy.credits, executions if policy.batches else None)
+        limited = resources if policy.rate_limited else None
+        super().__init__(number, policy, limited, timeouts, executions, self.instances)
         self.state = SERVING
         self.message = ""  # why requests are refused, while they are
-        self.look_ns = NEVER_NS
         self.timer_ns = NEVER_NS
-        self._batches = policy.batches
-        self._sizes = sizes_of(policy)
-        self._executions = Executions()
-        self.instances = Instances(policy.credits, self._executions if policy.batches else None)
         self.ordering = Ordering() if policy.preserve_ordering else None
-        self.resources = resources if policy.rate_limited else None
-        #: The queue, if it has priority levels or queue policies; None: it is one queue without either, and pays for neither.
-        self._levels = Levels(policy, timeouts) if policy.has_levels else None
-        #: The queue, whichever it is.
-        self._lines: Lines | Levels = Lines(policy.max_queued_per_principal) if self._levels is None else self._levels
-        #: The queue, if a new request may be drawn for the batch being formed without standing in it; else None.
-        self._direct = self._lines if policy.batches and isinstance(self._lines, Lines) else None
-        #: The batch being formed; empty where the model does not batch. Its requests have left the lines, but are QUEUED, and
-        #: none is of a higher rank than the one after it.
-        self._walk = Walk()
 
-    @property
-    def queued(self) -> int:
-        """How many requests are QUEUED."""
-        return self._lines.waiting + len(self._walk.requests)
+    def _make_instances(self, batches_each: int, executions: Executions | None) -> Instances:
+        return Instances(batches_each, executions)
 
-    def depths(self) -> dict[int, int]:
-        """How many of them are in each priority level that has any; empty for a model that has no levels."""
-        return {} if self._levels is None else self._levels.depths()
+    def drain(self, message: str) -> None:
+        """No request may come any more; what is here is served."""
+        self.state, self.message, self.drains = DRAINING, message, True
 
-    def accept(self, request: Request, now_ns: int) -> bool | None:
-        """Queues a new request. True: `assign` may have something to send. None: refused, `refusal` says why."""
-        lines, direct, walk = self._lines, self._direct, self._walk
-        if not self.instances.open:
-            return False if lines.push(request) else None
-        if direct is None or direct.waiting:
-            return lines.push(request) or None
-        if not direct.draw_at_once(request):
-            return None
-        if not join(walk, request, self._sizes):
-            direct.put_back([request], sent=False)
-            return True
-        return bool(walk.marked) or len(walk.requests) == 1 or now_ns >= self.look_ns or request.deadline_ns is not None
+    def came_up(self, _gpu: int) -> None:
+        """An instance is there; a model that was down serves again."""
+        if self.state is DOWN:
+            self.state, self.message = SERVING, ""
 
-    def refusal(self, request: Request) -> tuple[Code, str]:
-        """Why the request was not accepted."""
-        return self._lines.refusal(request)
-
-    def assign(self, now_ns: int) -> Assignment | None:
-        """The next batch to send, taken out of the queue; None: nothing may be sent now, `look_ns` says until when.
-
-        The instance of a rate limited model holds its resources from here on.
-        """
-        self.look_ns = NEVER_NS
-        if not (self._lines.waiting or self._walk.requests) or (instance := self.instances.choose()) is None:
-            return None
-        if not self._batches:
-            granted = instance if self.resources is None else self.resources.grant(self.instances)
-            return None if granted is None else self._assign_single(granted)
-        walk = self._fill(now_ns)
-        start_by_ns = NEVER_NS
-        if walk.deadline_ns != NEVER_NS:
-            start_by_ns = self._executions.start_by_ns(walk.rows, walk.deadline_ns)
-        decision = decide(walk, self._sizes, now_ns, start_by_ns, self.state is DRAINING)
-        free_ns = now_ns
-        if decision.grows and instance.batches:
-            nearest = self.instances.nearest_end()
-            if nearest is None:
-                return None
-            free_ns, instance = nearest
-        if decision.closed is None or free_ns > now_ns:
-            self.look_ns = max(free_ns, decision.until_ns)
-            return None
-        granted = instance if self.resources is None else self.resources.grant(self.instances)
-        if granted is None:
-            self.put_back([])  # to be formed anew when its turn has come, of all who wait then
-            return None
-        return self._cut(granted, decision.count, decision.closed)
-
-    def withdraw(self, request: Request) -> None:
-        """Takes out one request that was QUEUED and has just ENDED."""
-        if self._lines.remove(request):
-            return
-        kept = [other for other in self._walk.requests if other is not request]
-        self._lines.gone((request,))
-        self._walk = walk_over(kept, self._sizes)
-
-    def delay(self, request: Request) -> bool:
-        """Moves a waiting request, which has expired, behind its level if its queue policy says DELAY; else False."""
-        assert self._levels is not None, self
-        return self._levels.delay(request)
-
-    def put_back(self, requests: list[Request]) -> None:
-        """Requests that were sent and never started return to the front of the queue, in order."""
-        self.start_over()
-        self._lines.put_back(requests, sent=True)
-
-    def start_over(self) -> None:
-        """The requests of the batch being formed return to the front of the queue."""
-        self._lines.put_back(self._walk.requests, sent=False)
-        self._walk = Walk()
-
-    def clear(self) -> list[Request]:
-        """Takes out everything that is QUEUED, in order."""
-        self.start_over()
-        lines = self._lines
-        requests = [lines.take() for _ in range(lines.waiting)]
-        lines.gone(requests)
-        return requests
-
-    def _assign_single(self, instance: Instance) -> Assignment:
-        requests = [self._lines.take()]
-        self._lines.gone(requests)
-        return Assignment(instance, requests, requests[0].rows, SINGLE)
-
-    def _fill(self, now_ns: int) -> Walk:
-        """Walks on through the queue. Beyond the largest preferred size only what is overdue goes (see batcher).
-
-        When somebody waits who goes before the last of the walk, it begins anew (Triton's cursor is no longer valid).
-        """
-        lines, sizes = self._lines, self._sizes
-        if self._levels is not None and self._walk.requests and self._levels.has_before(self._walk.requests[-1]):
-            self.start_over()
-        walk = self._walk
-        walk.stopped = None
-        while lines.waiting:
-            if walk.rows >= sizes.max_preferred and not overdue(walk, sizes, now_ns):
-                break
-            request = lines.take()
-            if not join(walk, request, sizes):
-                lines.put_back([request], sent=False)
-                break
-        return walk
-
-    def _cut(self, instance: Instance, count: int, closed: Closed) -> Assignment:
-        walk = self._walk
-        requests, rows = walk.requests, walk.rows
-        if count == len(requests):
-            self._walk = Walk()
-        else:
-            rows = walk.marked_rows
-            self._walk = walk_over(requests[count:], self._sizes)
-            requests = requests[:count]
-        self._lines.gone(requests)
-        return Assignment(instance, requests, rows, closed)
+    def take_stranded(self) -> list[Request]:
+        """Takes out everything that is QUEUED and that no instance which is here could serve."""
+        return [] if len(self.instances) else self.clear()
 
     def check_invariants(self) -> None:
         """Raises AssertionError where the comments above do not hold."""
-        walk = self._walk
-        check_walk(walk, self._sizes)
-        assert all(request.state is QUEUED and request.model == self.number for request in walk.requests), self
-        assert self._batches or not walk.requests, self
-        assert all(one.rank <= other.rank for one, other in zip(walk.requests, walk.requests[1:], strict=False)), self
-        assert not (self.instances.open and (self._lines.waiting or walk.stopped)), self
+        self.check_queue()
         assert self.state is not DOWN or not self.queued, self
         assert (self.state is SERVING) == (not self.message), self
-        assert self.look_ns == NEVER_NS or walk.requests, self
-        self._lines.check_invariants(walk.requests)
         self.instances.check_invariants()
-        assert not self.instances.aside or (self.resources is not None and self.queued and not self.instances.open), self
+        assert not self.instances.aside or (self.resources is not None and self.queued), self
+        assert not (self.instances.aside and self.room.open) or self.policy.spread, self
         if self.ordering is not None:
             self.ordering.check_invariants(self.number)
 

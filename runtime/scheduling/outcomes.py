@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ...ipc.errors import Code
 from .commands import AnyCommand, Finish, Release
 from .ledger import Ledger
@@ -36,10 +38,10 @@ class Outcomes:
         elif request.state is WITHHELD:
             self.refuse(request, code, message, fault, out)
 
-    def fail_queued(self, model: Model, out: list[AnyCommand]) -> None:
-        """Everything that is queued for a model that will not serve it."""
-        for request in model.clear():
-            self.refuse(request, Code.UNAVAILABLE, model.message, "model", out)
+    def fail_queued(self, requests: Iterable[Request], message: str, out: list[AnyCommand]) -> None:
+        """Requests that were queued for a model that will not serve them."""
+        for request in requests:
+            self.refuse(request, Code.UNAVAILABLE, message, "model", out)
 
     def fail_running(self, requests: list[Request], message: str, out: list[AnyCommand]) -> None:
         """The batch that a worker had begun when it went away."""

@@ -13,6 +13,10 @@ CREDITS = 2
 """How many batches may be at one instance, where nothing speaks against more than one."""
 
 
+MAX_LANES = 64
+"""How many instances may share a worker; more is taken for a slip of the pen."""
+
+
 class TimeoutAction(Enum):
     """What becomes of a request that has waited for its queue timeout."""
 
@@ -58,6 +62,7 @@ class Policy(Struct, frozen=True):
     max_queued_per_principal: int = 8192
     credits: int = CREDITS  # how many batches may be at one instance
     rate_limited: bool = False  # its instances need resources (resources.py)
+    spread: bool = False  # its instances are on several devices, so that a request may be bound to one of them (spread.py)
     preserve_ordering: bool = False  # replies leave in the order of arrival (ordering.py)
     priority_levels: int = 0
     default_priority_level: int = 0

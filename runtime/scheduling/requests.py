@@ -17,6 +17,9 @@ from msgspec import Struct
 
 from ...ipc.errors import BrokerError, Code
 
+NO_GPU = -1
+"""In place of a GPU's ordinal: of a request, that it may go to any instance; of an instance, that it computes on the CPU."""
+
 
 class IllegalTransitionError(BrokerError):
     """A step that the lifecycles do not allow, told with the object's story: a defect of the broker, or of a worker's order."""
@@ -52,7 +55,8 @@ class Request(Struct, eq=False):
 
     `batch` is the number of the batch it was last sent in; `drawn` is its place in the order in which the model's queue
     first let requests into a batch (0: not yet), which it keeps when it comes back unstarted. `priority` and `timeout_ns` are
-    what it asked for; `rank` is which of the model's queues it belongs to (levels.py; -1: withdrawn).
+    what it asked for; `rank` is which of the model's queues it belongs to (levels.py; -1: withdrawn). `gpu`: the one whose
+    memory it uses, if its model has instances elsewhere too (spread.py).
     """
 
     number: int
@@ -69,6 +73,7 @@ class Request(Struct, eq=False):
     priority: int = 0
     timeout_ns: int = 0
     rank: int = 0
+    gpu: int = NO_GPU
 
     def become(self, state: RequestState) -> None:
         """Moves to `state`; raises IllegalTransitionError with the request's story where the table does not allow it."""

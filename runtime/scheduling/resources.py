@@ -22,7 +22,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from .instances import Instance, Instances
+from .instances import Instance, Instances, Room
 from .limits import GLOBAL, Needs, Pool, ResourceLimit, explicit_limit
 
 
@@ -91,9 +91,9 @@ class Resources:
             self._give_back(claim)
         self._set_limits()
 
-    def grant(self, instances: Instances) -> Instance | None:
-        """The one of a model's idle instances that may execute now, and holds what it needs from now on; None: all wait."""
-        claims = [self._claims[instance.number] for instance in instances.idle()]
+    def grant(self, room: Room) -> Instance | None:
+        """The one of these idle instances that may execute now, and holds what it needs from now on; None: all wait."""
+        claims = [self._claims[instance.number] for instance in room.idle()]
         for claim in claims:
             if not claim.order:
                 self._order = claim.order = self._order + 1
@@ -101,9 +101,9 @@ class Resources:
         for claim in claims:
             if self.may_start(claim):
                 self._start(claim)
-                return instances.find(claim.instance)
+                return room.find(claim.instance)
         for claim in claims:
-            instances.set_aside(instances.find(claim.instance))
+            room.set_aside(room.find(claim.instance))
             claim.waits = True
             for pool, _ in claim.needs.amounts:
                 insort(self._stocks[pool].waiting, claim.rank)

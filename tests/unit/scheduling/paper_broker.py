@@ -34,7 +34,7 @@ from penstock.runtime.scheduling.events import (
 )
 from penstock.runtime.scheduling.limits import EACH, GLOBAL, Needs, Pool, ResourceLimit
 from penstock.runtime.scheduling.policy import Policy, QueuePolicy, TimeoutAction
-from penstock.runtime.scheduling.requests import Batch, Request, RequestState
+from penstock.runtime.scheduling.requests import NO_GPU, Batch, Request, RequestState
 from penstock.runtime.scheduling.scheduler import Scheduler
 
 US = 1_000
@@ -68,12 +68,14 @@ class Broker:
         self.refused: set[int] = set()  # requests that were not accepted
         self.leaving: set[int] = set()  # instances that were sent away and are not vacated; not of a removed model
         self.models: dict[int, int] = {}  # instance -> model
+        self.gpus: dict[int, int] = {}  # instance -> where it computes
+        self.lanes: dict[int, range] = {}  # instance -> all those of its worker
         self.removed: set[int] = set()
         self.vacated: list[int] = []
 
     def tell(self, event: AnyEvent) -> list[AnyCommand]:
         if isinstance(event, InstanceReady):
-            self.models[event.instance] = event.model
+            self.models.update(dict.fromkeys(range(event.instance, event.instance + event.lanes), event.model))
         elif isinstance(event, ModelRemoved):
             self.removed.add(event.model)
             self.leaving -= {instance for instance, model in self.models.items() if model == event.model}
@@ -95,10 +97,17 @@ class Broker:
         for instance in instances:
             self.add_instance(instance, model)
 
-    def add_instance(self, instance: int, model: int, needs: Needs | None = None) -> None:
-        self.workers[instance] = deque()
-        self.needs[instance] = needs or Needs()
-        self.tell(InstanceReady(instance, model, self.needs[instance]))
+    def add_instance(self, instance: int, model: int, needs: Needs | None = None, gpu: int = NO_GPU, lanes: int = 1) -> None:
+        self.tell(self.enlist(instance, model, needs, gpu, lanes))
+
+    def enlist(self, instance: int, model: int, needs: Needs | None, gpu: int, lanes: int) -> InstanceReady:
+        """A worker, of which the scheduler is then to be told this."""
+        for lane in range(instance, instance + lanes):
+            self.workers[lane] = deque()
+            self.needs[lane] = needs or Needs()
+            self.gpus[lane] = gpu
+            self.lanes[lane] = range(instance, instance + lanes)
+        return InstanceReady(instance, model, self.needs[instance], gpu, lanes)
 
     def request(
         self,
@@ -112,6 +121,7 @@ class Broker:
         within_ns: int | None = None,
         priority: int = 0,
         timeout_ns: int = 0,
+        gpu: int = NO_GPU,
     ) -> Request:
         deadline_ns = None if within_ns is None else self.now_ns + within_ns
         request = Request(
@@ -125,6 +135,7 @@ class Broker:
             self.now_ns,
             priority=priority,
             timeout_ns=timeout_ns,
+            gpu=gpu,
         )
         self.requests[number] = request
         return request
@@ -139,17 +150,26 @@ class Broker:
         return batch
 
     def send_away(self, instance: int) -> None:
+        lanes = self.lanes[instance]
         if self.models[instance] not in self.removed:
-            self.leaving.add(instance)
-        self.tell(InstanceLeaving(instance))
+            self.leaving |= {lane for lane in lanes if lane not in self.vacated}
+        self.tell(InstanceLeaving(lanes[0], len(lanes)))
 
     def crash(self, instance: int, message: str = "worker died (signal 9)") -> None:
-        """The instance's worker is gone; what it answered before was told."""
-        del self.workers[instance]
-        self.leaving.discard(instance)
-        if instance in self.killed:
-            self.killed.remove(instance)
-        self.tell(InstanceGone(instance, message))
+        """The instance's worker is gone, with all its lanes; what it answered before was told."""
+        self.bury(instance)
+        self.tell(InstanceGone(self.lanes[instance][0], message, len(self.lanes[instance])))
+
+    def bury(self, instance: int) -> list[Batch]:
+        """Forgets a worker, of which the scheduler is then to be told; returns what it may have begun."""
+        lanes, begun = self.lanes[instance], []
+        for lane in lanes:
+            batches = list(self.workers.pop(lane))
+            begun += batches[:1] if self.gpus[lane] == NO_GPU else batches
+            self.leaving.discard(lane)
+            if lane in self.killed:
+                self.killed.remove(lane)
+        return begun
 
     def advance(self, duration_ns: int) -> None:
         """Time passes; a Tick comes whenever the scheduler asked for one."""
@@ -208,6 +228,7 @@ class Broker:
             places = [self.place(request) for request in batch.requests]
             assert places == sorted(places), batch
             known = [left for left in self.queued(batch.model) if not self._may_be_later(left, batch)]
+            known = [left for left in known if left.gpu == batch.requests[0].gpu]
             assert all(self.place(left) >= places[-1] for left in known), batch
 
     def _may_be_later(self, left: Request, batch: Batch) -> bool:
@@ -234,7 +255,7 @@ class Broker:
             self._send(command.batch)
         elif isinstance(command, Kill):
             assert command.instance not in self.killed
-            self.killed.append(command.instance)
+            self.killed += self.lanes[command.instance]
         elif isinstance(command, Vacated):
             assert command.instance in self.leaving and not self.workers[command.instance]
             self.leaving.remove(command.instance)
@@ -290,6 +311,8 @@ class Broker:
         assert policy.max_batch_size == 0 or batch.rows <= policy.max_batch_size
         assert len({request.shape_key for request in batch.requests}) == 1
         assert policy.batches or len(batch.requests) == 1
+        (gpu,) = {request.gpu for request in batch.requests}
+        assert gpu in (NO_GPU, self.gpus[batch.instance]), f"{batch!r} is bound to GPU {gpu}"
         for request in batch.requests:
             assert request.number not in self.outcomes, f"{request!r} is executed after its end"
             assert request.model == batch.model

@@ -13,7 +13,6 @@ waits for what is there.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -29,8 +28,8 @@ from penstock.runtime.scheduling.events import (
     ArrivedTogether,
     BatchEnded,
     Cancelled,
+    GpuDown,
     InstanceGone,
-    InstanceReady,
     ModelDown,
     ModelRemoved,
     SessionEnded,
@@ -38,7 +37,7 @@ from penstock.runtime.scheduling.events import (
 )
 from penstock.runtime.scheduling.limits import GLOBAL, Needs, Pool, ResourceLimit
 from penstock.runtime.scheduling.policy import Policy, QueuePolicy, TimeoutAction
-from penstock.runtime.scheduling.requests import Request, RequestState
+from penstock.runtime.scheduling.requests import NO_GPU, Request, RequestState
 
 SESSIONS = st.integers(1, 3)
 PRINCIPALS = st.sampled_from(["ann", "ben", "cleo"])
@@ -62,6 +61,8 @@ LEVELS = st.one_of(
         }
     ),
 )
+GPUS = st.sampled_from([NO_GPU, 0, 1])
+BOUND_TO = st.sampled_from([NO_GPU, NO_GPU, 0, 1])
 PRIORITIES = st.sampled_from([0, 0, 1, 2, 3, 4])
 TIMEOUTS_NS = st.sampled_from([0, 0, 100 * US, 1 * MS, 60 * MS])
 PLAIN = st.builds(
@@ -74,6 +75,7 @@ PLAIN = st.builds(
     max_queued_per_principal=st.sampled_from([4, 8192]),
     credits=st.integers(1, 3),
     preserve_ordering=st.booleans(),
+    spread=st.booleans(),
 )
 LIMITED = st.builds(
     Policy,
@@ -85,6 +87,7 @@ LIMITED = st.builds(
     credits=st.just(1),
     rate_limited=st.just(True),
     preserve_ordering=st.booleans(),
+    spread=st.booleans(),
 )
 
 
@@ -101,7 +104,7 @@ LIMITS = st.sampled_from([(), (ResourceLimit("memory", 5),), (ResourceLimit("lic
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Two models at a time, up to three instances each, three sessions, three principals."""
+    """Two models at a time, up to three workers each, three sessions, three principals, two GPUs and the CPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +113,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.next_instance = 100
         self.models: list[int] = []  # loaded, by slot; a new number per load
         self.model_of: dict[int, int] = {}  # instance -> model
-        self.queue_order: dict[tuple[int, str], list[Request]] = {}  # (model, principal) -> as they arrived
+        self.queue_order: dict[tuple[int, str, int], list[Request]] = {}  # (model, principal, GPU) -> as they arrived
 
     def tell(self, event: AnyEvent) -> None:
         """Nothing that is sent may overtake an older request of its principal that is still queued."""
@@ -125,7 +128,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         place = self.broker.place
         sent = [self.broker.requests[number] for number in numbers]
         for principal, (level, delayed) in {(request.principal, place(request)) for request in sent}:
-            line = [request for request in self.queue_order[model, principal] if place(request) == (level, False)]
+            came = self.queue_order[model, principal, sent[0].gpu]
+            line = [request for request in came if place(request) == (level, False)]
             mine = [request for request in line if request in sent]
             if not delayed:
                 assert [each for each in sent if each.principal == principal and place(each) == (level, False)] == mine
@@ -136,14 +140,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.broker = Broker(*limits)
         for policy in (first, second):
             self._load(policy)
-            self.start_instance(len(self.models) - 1, needs)
+            self.start_instance(len(self.models) - 1, needs, NO_GPU, 1)
 
     def _load(self, policy: Policy) -> None:
         model = len(self.broker.policies) + 1
         self.models.append(model)
         self.broker.add_model(model, policy)
 
-    def _request(
+    def _request(  # noqa: PLR0917 - what rules draw, in their order
         self,
         slot: int,
         rows: int,
@@ -153,6 +157,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         within_ns: int | None,
         priority: int,
         timeout_ns: int,
+        gpu: int,
     ) -> Request:
         model = self.models[slot]
         policy = self.broker.policies[model]
@@ -168,8 +173,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             within_ns=within_ns,
             priority=priority,
             timeout_ns=timeout_ns,
+            gpu=gpu if policy.spread else NO_GPU,
         )
-        self.queue_order.setdefault((model, principal), []).append(request)
+        self.queue_order.setdefault((model, principal, request.gpu), []).append(request)
         return request
 
     @rule(
@@ -181,11 +187,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         within_ns=st.sampled_from([None, None, None, 0, 100 * US, 3 * MS]),
         priority=PRIORITIES,
         timeout_ns=TIMEOUTS_NS,
+        gpu=BOUND_TO,
     )
     def arrive(self, **asked: Any) -> None:
         request = self._request(**asked)
         limit = self.broker.queue_policy(request).max_queue_size
         queued = [each for each in self.broker.queued(request.model, self.broker.level(request)) if each is not request]
+        queued = [each for each in queued if each.gpu == request.gpu]  # each queue has bounds of its own
         self.tell(Arrived(request))
         exceeds = "Exceeds maximum queue size" in self.broker.messages.get(request.number, "")
         if exceeds or (limit and len(queued) >= limit):
@@ -194,9 +202,11 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(
         slot=st.integers(0, 1),
-        burst=st.lists(st.tuples(st.integers(1, 3), PRINCIPALS, SESSIONS, PRIORITIES, TIMEOUTS_NS), min_size=1, max_size=8),
+        burst=st.lists(
+            st.tuples(st.integers(1, 3), PRINCIPALS, SESSIONS, PRIORITIES, TIMEOUTS_NS, BOUND_TO), min_size=1, max_size=8
+        ),
     )
-    def arrive_together(self, slot: int, burst: list[tuple[int, str, int, int, int]]) -> None:
+    def arrive_together(self, slot: int, burst: list[tuple[int, str, int, int, int, int]]) -> None:
         requests = [self._request(slot, rows, who, session, "a", None, *asked) for rows, who, session, *asked in burst]
         self.tell(ArrivedTogether(requests))
 
@@ -239,15 +249,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.tell(SessionEnded(session))
         assert all(n in self.broker.outcomes for n, request in self.broker.requests.items() if request.session == session)
 
-    @rule(slot=st.integers(0, 1), needs=NEEDS)
-    def start_instance(self, slot: int, needs: Needs) -> None:
+    @rule(slot=st.integers(0, 1), needs=NEEDS, gpu=GPUS, lanes=st.sampled_from([1, 1, 2, 3]))
+    def start_instance(self, slot: int, needs: Needs, gpu: int, lanes: int) -> None:
+        """A worker on the CPU has one lane; a model that is not spread has all its workers on one device."""
         model = self.models[slot]
-        if sum(other == model for other in self.model_of.values()) < 3:
-            self.next_instance += 1
-            self.model_of[self.next_instance] = model
-            self.broker.workers[self.next_instance] = deque()
-            self.broker.needs[self.next_instance] = needs if self.broker.policies[model].rate_limited else Needs()
-            self.tell(InstanceReady(self.next_instance, model, self.broker.needs[self.next_instance]))
+        policy = self.broker.policies[model]
+        there = {self.broker.gpus[instance] for instance, of in self.model_of.items() if of == model}
+        if there and not policy.spread:
+            (gpu,) = there
+        if len({self.broker.lanes[instance] for instance, of in self.model_of.items() if of == model}) < 3:
+            first, self.next_instance = self.next_instance + 1, self.next_instance + (1 if gpu == NO_GPU else lanes)
+            self.model_of.update(dict.fromkeys(range(first, self.next_instance + 1), model))
+            needed = needs if policy.rate_limited else None
+            self.tell(self.broker.enlist(first, model, needed, gpu, self.next_instance + 1 - first))
 
     @precondition(lambda self: bool(self.model_of))
     @rule(which=st.integers(0, 5))
@@ -256,15 +270,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         self._crash(instances[which % len(instances)])
 
     def _crash(self, instance: int) -> None:
-        del self.model_of[instance]
-        lost = self.broker.workers.pop(instance)
-        self.broker.leaving.discard(instance)
-        if instance in self.broker.killed:
-            self.broker.killed.remove(instance)
-        self.tell(InstanceGone(instance, "worker died (signal 9)"))
-        if lost:
-            assert {request.number for request in lost[0].requests} <= self.broker.released
-            self.tell(BatchEnded(instance, lost[0].number))
+        lanes = self.broker.lanes[instance]
+        for lane in lanes:
+            del self.model_of[lane]
+        begun = self.broker.bury(instance)
+        self.tell(InstanceGone(lanes[0], "worker died (signal 9)", len(lanes)))
+        for batch in begun:
+            assert {request.number for request in batch.requests} <= self.broker.released
+            self.tell(BatchEnded(batch.instance, batch.number))
 
     @precondition(lambda self: bool(self.model_of))
     @rule(which=st.integers(0, 5))
@@ -291,7 +304,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.tell(ModelRemoved(self.models[slot]))
         self._load(policy)
         self.models[slot] = self.models.pop()
-        self.start_instance(slot, needs)
+        self.start_instance(slot, needs, NO_GPU, 1)
+
+    @rule(slot=st.integers(0, 1), gpu=st.integers(0, 1))
+    def gpu_goes_down(self, slot: int, gpu: int) -> None:
+        """What is bound to it fails, now and until an instance is ready there; the rest does not notice."""
+        model = self.models[slot]
+        if any(self.broker.gpus[instance] == gpu for instance, of in self.model_of.items() if of == model):
+            return
+        self.tell(GpuDown(model, gpu, "5 crashes in 60 s"))
+        assert not [request for request in self.broker.queued(model) if request.gpu == gpu]
 
     @invariant()
     def no_room_is_left_unused(self) -> None:
@@ -299,9 +321,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         for model in self.models:
             idle = [i for i, of in self.model_of.items() if of == model and not self.broker.workers[i]]
             idle = [i for i in idle if i not in (*self.broker.killed, *self.broker.leaving, *self.broker.vacated)]
+            bound_to = {request.gpu for request in self.broker.queued(model)}
+            idle = [i for i in idle if bound_to & {NO_GPU, self.broker.gpus[i]}]
             if all(self.broker.needs[instance].amounts for instance in idle) and any(map(self.broker.used, POOLS)):
                 continue  # it may lack something, or somebody who lacks something is before it
-            if idle and self.broker.scheduler.queued(model):
+            if idle and bound_to:
                 assert self.broker.policies[model].max_queue_delay_ns > 0
                 assert self.broker.scheduler.next_deadline() is not None
 
