@@ -2,12 +2,13 @@
 """Host policies: on which CPUs, and with which NUMA node's memory, the instances run that name one.
 
 Triton's: `--host-policy NAME,KEY=VALUE` defines them, `instance_group.host_policy` names one, and an instance without a name
-has that of its kind (core/src/backend_model.cc). Here a NUMA node without CPUs of its own choice brings its CPUs along.
+has that of its device: cpu, gpu_0, gpu_1 (core/src/backend_model.cc). Here a NUMA node without CPUs of its own choice brings
+its CPUs along.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 CPU_CORES, NUMA_NODE = "cpu-cores", "numa-node"
-DEFAULT_NAME = "cpu"
-"""The policy of a KIND_CPU instance whose group names none; there are no others in this release."""
 
 
 class HostPolicy(Struct, frozen=True):
@@ -88,7 +87,7 @@ def _node(value: str) -> int:
 
 def share_of(config: ModelConfig, instance: str, settings: Settings) -> Share:
     """What the instance of this name gets; one that is not the configuration's (attached by hand) gets no policy."""
-    policies = {name: settings.host_policies.get(policy) for name, policy in _policy_names(config)}
+    policies = {worker.name: settings.host_policies.get(worker.host_policy) for worker in config.workers()}
     policy = policies.get(instance)
     if policy is None:
         return Share(max(1, settings.cores // max(1, len(policies))))
@@ -105,9 +104,3 @@ def undefined_policies(config: ModelConfig, settings: Settings) -> list[str]:
         for group in config.instance_groups
         if group.host_policy and group.host_policy not in settings.host_policies
     ]
-
-
-def _policy_names(config: ModelConfig) -> Sequence[tuple[str, str]]:
-    """(instance, name of its policy)."""
-    policies = [group.host_policy or DEFAULT_NAME for group in config.instance_groups for _ in range(group.count)]
-    return list(zip(config.instance_names(), policies, strict=True))

@@ -77,7 +77,11 @@ class ServedModel:
     def configure(self, config: ModelConfig) -> None:
         """Takes a configuration (again, once it has been completed from the model's own signature)."""
         self.config = config
-        self.spec: ModelSpec = config.spec(self.version)
+        self.spec: ModelSpec = config.spec(self.version, self.directory)
+        #: uuids of the GPUs that its instances compute on; none: it runs on the CPU
+        self.gpus = set(config.uuids.values())
+        #: uuid -> ordinal of those GPUs that a request may have to be bound to: its instances are on other devices too
+        self.ordinals = {uuid: ordinal for ordinal, uuid in config.uuids.items()} if len(config.devices) > 1 else {}
         self.batches = self.spec.max_batch_size > 0
         #: all requests fit into one batch: Triton compares neither ragged inputs nor dims that cannot vary
         self.fixed_shapes = all(

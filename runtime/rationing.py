@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .repository.configuration import ModelConfig
+from .repository.configuration import ModelConfig, WorkerPlan
 from .scheduling.limits import CPU_DEVICE, GLOBAL, Needs, Pool, refuse_impossible
+from .scheduling.requests import NO_GPU
 from .settings import Settings
 
 NO_EFFECT = "instance_group.rate_limiter has no effect without --rate-limit execution_count"
@@ -18,9 +19,13 @@ def is_rate_limited(config: ModelConfig, settings: Settings) -> bool:
 
 
 def needs_of(config: ModelConfig, instance: str) -> Needs:
-    """What the instance of that name must hold while it executes."""
-    limiter = config.group_of(instance).rate_limiter
-    amounts = ((Pool(each.name, GLOBAL if each.is_global else CPU_DEVICE), each.count) for each in limiter.resources)
+    """What an instance of the worker of that name must hold while it executes."""
+    return _needs(config.worker_of(instance))
+
+
+def _needs(worker: WorkerPlan) -> Needs:
+    limiter, device = worker.group.rate_limiter, CPU_DEVICE if worker.gpu == NO_GPU else worker.gpu
+    amounts = ((Pool(each.name, GLOBAL if each.is_global else device), each.count) for each in limiter.resources)
     return Needs(tuple((pool, amount) for pool, amount in amounts if amount), max(1, limiter.priority))
 
 
@@ -33,4 +38,4 @@ def refuse_unrunnable(config: ModelConfig, loaded: Iterable[ModelConfig], settin
 
 
 def _all_needs(config: ModelConfig) -> list[Needs]:
-    return [needs_of(config, name) for name in config.instance_names()]
+    return [_needs(worker) for worker in config.workers()]

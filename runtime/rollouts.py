@@ -77,7 +77,7 @@ class Rollout:
             if model.state is ModelState.UNAVAILABLE or (self.is_beside and model.lost)
         ]
         for model, config in self._resized.items():
-            found += [(model, error) for name, error in model.lost.items() if name not in config.instance_names()]
+            found += [(model, error) for name, error in model.lost.items() if name not in config.worker_names()]
         return found
 
     def commit(self) -> None:
@@ -91,14 +91,14 @@ class Rollout:
             if model.version not in self.opened.source.versions:
                 self._generations.retire(model)
         for model, config in self._resized.items():
-            self._fleet.departures.release(model, set(config.instance_names()) - set(model.config.instance_names()))
+            self._fleet.departures.release(model, set(config.worker_names()) - set(model.config.worker_names()))
 
     def withdraw(self) -> None:
         """Undoes all of it."""
         for model in self.fresh:
             self._generations.retire(model)
         for model, config in self._resized.items():
-            added = set(model.config.instance_names()) - set(config.instance_names())
+            added = set(model.config.worker_names()) - set(config.worker_names())
             model.configure(config)
             self._fleet.departures.release(model, added)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from enum import Enum
+from typing import Literal
 
 from msgspec import Struct, field
 
@@ -12,6 +13,7 @@ from ..ipc.codec import MAX_FRAME_BYTES
 from ..ipc.errors import invalid
 from .host_policies import HostPolicy
 from .scheduling.limits import ResourceLimit
+from .scheduling.policy import MAX_LANES
 
 
 def _available_cores() -> int:
@@ -25,6 +27,14 @@ class ControlMode(str, Enum):
     NONE = "none"
     EXPLICIT = "explicit"
     POLL = "poll"
+
+
+class MpsMode(str, Enum):
+    """Whether GPU workers compute through an MPS daemon. AUTO: where several share a GPU, and one can be had."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
 
 
 ALL_MODELS = "*"
@@ -41,7 +51,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     load_models: tuple[str, ...] = ()  # with control mode explicit: what is loaded at the start
     poll_interval_s: float = 15.0  # with control mode poll: how often the repositories are looked at
     load_threads: int = 0  # how many instances may be loading at once; 0: two per core
-    gpu_fallback: bool = False  # serve KIND_GPU instances on the CPU, with a warning
+    gpu_fallback: bool = False  # where there is no GPU, serve KIND_GPU instances on the CPU, with a warning
+    lanes: int = 1  # how many instances of a group on one GPU may share a worker; a model may say otherwise
+    busy_wait: Literal["auto", "always", "never"] = "auto"  # how workers wait for a GPU
+    mps: MpsMode = MpsMode.AUTO
     isolate_system_regions: bool = False  # read and write unsealed regions by preadv/pwritev instead of mapping them
     max_in_flight: int = 16384  # requests per session without an outcome
     max_queued_per_principal: int = 16384  # requests per principal and model
@@ -63,9 +76,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not self.addresses:
             raise invalid("a broker needs at least one address to listen on")
-        for name in ("max_in_flight", "max_queued_per_principal", "max_frame_bytes", "max_reply_backlog_bytes", "cores"):
+        for name in (
+            "max_in_flight", "max_queued_per_principal", "max_frame_bytes", "max_reply_backlog_bytes", "cores", "lanes",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise invalid(f"setting {name} must be at least 1, got {getattr(self, name)}")
+        if self.lanes > MAX_LANES:
+            raise invalid(f"setting lanes must be at most {MAX_LANES}, got {self.lanes}")
         if self.load_models and self.control_mode is not ControlMode.EXPLICIT:
             raise invalid(f"load_models is for control mode explicit, and this one is {self.control_mode.value}")
         if not self.poll_interval_s > 0:

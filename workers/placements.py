@@ -6,7 +6,7 @@ A client that reuses a slot sends the same bytes again: its request then finds i
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -19,6 +19,11 @@ from .packing import Span
 from .ragged import Shape
 from .region_table import RegionTable
 from .shapes import Shapes
+
+if TYPE_CHECKING:
+    from .device_outputs import Delivery
+    from .device_plans import Plan
+    from .lanes import DeviceSlot
 
 KEPT = 4096
 """Placements remembered: what 64 clients with 64 slots each use."""
@@ -41,7 +46,7 @@ class Target(NamedTuple):
 class Prepared:
     """One placement, ready for execution."""
 
-    __slots__ = ("is_complete", "regions", "row_shapes", "rows", "shapes", "spans", "targets", "wanted", "work")
+    __slots__ = ("is_complete", "plans", "regions", "row_shapes", "rows", "shapes", "spans", "targets", "wanted", "work")
 
     def __init__(
         self, rows: int, shapes: list[Shape | None], spans: list[Span | None], row_shapes: list[Shape | None],
@@ -60,6 +65,8 @@ class Prepared:
         self.is_complete = is_complete
         #: execution straight on the request's own memory; None where something must be copied first or after
         self.work: Work | None = None
+        #: the same on a device: slot -> what is to be copied and computed; empty where that cannot be known beforehand
+        self.plans: dict[DeviceSlot, tuple[Plan, Delivery]] = {}
         #: every region it lies in
         self.regions = {span.region for span in spans if span is not None} | {
             target.span.region for target in targets.values() if target.span is not None
@@ -69,8 +76,10 @@ class Prepared:
 class PlacementCache:
     """Encoded placement -> Prepared. Forgets the oldest beyond KEPT, and what lies in a region that goes."""
 
-    def __init__(self, spec: ModelSpec, regions: RegionTable, needs_snapshots: bool) -> None:
+    def __init__(self, spec: ModelSpec, regions: RegionTable, needs_snapshots: bool, has_views: bool = True) -> None:
         self._spec = spec
+        #: False: the model computes on a device, and no view on a region is of use
+        self._has_views = has_views
         self.shapes = Shapes(spec)
         self._regions = regions
         self._decode = msgspec.msgpack.Decoder(Placement).decode
@@ -135,7 +144,7 @@ class PlacementCache:
         is_complete = all(target.span is not None and target.needed is not None for target in targets.values())
         prepared = Prepared(placement.rows, shapes, spans, row_shapes, targets, is_complete)
         is_copied = any(copied and span is not None for copied, span in zip(self.copied, spans, strict=True))
-        if is_complete and not is_copied and not prepared.regions & self._regions.isolated:
+        if self._has_views and is_complete and not is_copied and not prepared.regions & self._regions.isolated:
             prepared.work = self._direct(prepared)
         return prepared
 

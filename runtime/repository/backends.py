@@ -7,9 +7,19 @@ Names are Triton's; `identity` is its identity backend, `fake` is ours (a backen
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import Enum
 from typing import NamedTuple
 
 from ...ipc.errors import CallerError, Code, PenstockError, invalid
+
+
+class GpuUse(Enum):
+    """Whether a backend's instances go to a GPU."""
+
+    NEVER = "never"
+    ASKED = "where KIND_GPU is written"
+    PREFERRED = "also with KIND_AUTO, where there is a GPU and the installed package can use it"
+    ONLY = "always"
 
 
 class BackendRules(NamedTuple):
@@ -19,13 +29,16 @@ class BackendRules(NamedTuple):
     filename: str  # default_model_filename; "" where there is no model file
     cpu_instances: int  # of an instance group on the CPU without a count
     is_self_describing: bool  # its model file says which inputs and outputs there are
+    gpu: GpuUse
 
 
 BACKENDS: dict[str, BackendRules] = {
     # Triton gives onnxruntime two instances on the CPU: kDefaultCpuInstanceCount in core/src/model_config_utils.cc.
-    "onnxruntime": BackendRules("onnxruntime_onnx", "model.onnx", 2, True),
-    "identity": BackendRules("", "", 1, False),
-    "fake": BackendRules("", "", 1, False),
+    "onnxruntime": BackendRules("onnxruntime_onnx", "model.onnx", 2, True, GpuUse.PREFERRED),
+    "pytorch": BackendRules("pytorch_libtorch", "model.pt", 1, True, GpuUse.PREFERRED),  # True of exported programs
+    "tensorrt": BackendRules("tensorrt_plan", "model.plan", 1, True, GpuUse.ONLY),
+    "identity": BackendRules("", "", 1, False, GpuUse.ASKED),
+    "fake": BackendRules("", "", 1, False, GpuUse.NEVER),
 }
 
 FILES: tuple[tuple[str, str], ...] = (

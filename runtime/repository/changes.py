@@ -11,10 +11,9 @@ from collections.abc import Mapping
 
 from msgspec import Struct, structs
 
-from .configuration import InstanceGroup, ModelConfig, differ_beyond_instances
+from .configuration import ModelConfig, WorkerPlan, differ_beyond_instances
 from .origins import Opened
 from .stamps import Stamps
-from .validation import instance_names
 
 Places = Mapping[str, tuple[str, Stamps | None]]
 """Name of a model -> where it is, and what its files were."""
@@ -38,16 +37,15 @@ def change(before: Opened | None, after: Opened) -> Change:
     old = before.source.versions
     kept = () if _must_reload(before, after) else tuple(v for v in versions if v in old and _is_same(before, after, v))
     fresh = tuple(version for version in versions if version not in kept)
-    resized = bool(kept) and instances(before.source.config) != instances(after.source.config)
+    resized = bool(kept) and workers(before.source.config) != workers(after.source.config)
     return Change(fresh, kept, resized)
 
 
-def instances(config: ModelConfig) -> dict[str, InstanceGroup]:
-    """Name of an instance -> the settings that it has from its group."""
+def workers(config: ModelConfig) -> dict[str, WorkerPlan]:
+    """Name of a worker -> where it is, its instances, and the settings that it has from its group."""
     return {
-        name: structs.replace(group, count=1)
-        for group in config.instance_groups
-        for name in instance_names(group.name, group.count)
+        worker.name: structs.replace(worker, group=structs.replace(worker.group, count=1, gpus=()))
+        for worker in config.workers()
     }
 
 
@@ -60,7 +58,8 @@ def differences(before: Places, after: Places) -> tuple[list[str], list[str]]:
 def _must_reload(before: Opened, after: Opened) -> bool:
     """Whether what all versions share has changed. An instance of the same name with other settings is another one.
 
-    All instances of a model take part in the rate limiter, or none does: that they do is a thing of the whole model.
+    All instances of a model take part in the rate limiter, or none does: that they do is a thing of the whole model. So are the
+    devices that it is on: requests whose memory is on one of them have been accepted.
     """
     if before.stamps is None or after.stamps is None or before.stamps.shared != after.stamps.shared:
         return True
@@ -68,7 +67,9 @@ def _must_reload(before: Opened, after: Opened) -> bool:
         return True
     if before.source.config.names_limits != after.source.config.names_limits:
         return True
-    old, new = instances(before.source.config), instances(after.source.config)
+    if before.source.config.devices != after.source.config.devices:
+        return True
+    old, new = workers(before.source.config), workers(after.source.config)
     return any(old[name] != new[name] for name in old.keys() & new.keys())
 
 

@@ -10,21 +10,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ...ipc.errors import CallerError
-from ...ipc.messages import GRAPH_LEVEL, BatchInput, ModelSpec, Signature, TensorSpec, WarmupSample
+from ...ipc.messages import GRAPH_LEVEL, BatchInput, ModelSpec, Optimization, Signature, TensorSpec, WarmupSample
 from ..scheduling.policy import QueuePolicy, TimeoutAction
+from ..scheduling.requests import NO_GPU
 from . import schema
+from .accelerators import absolute_libraries, library_paths, with_accelerators
 from .agents import AgentSettings
 from .fields import refuse_unsupported
 from .locations import ConfigFile, locate
 from .mistakes import parse
-from .normalisation import fill_in, name_backend, use_cpu_for_gpu, warn_of_idle_levels
+from .normalisation import fill_in, name_backend, warn_of_idle_levels
+from .optimization import optimization_of
+from .placement import ANYWHERE, Placing, lanes_of, place_groups, seats_of, shared_out
 from .schema import Proto
 from .shapes import batch_inputs, scattered, tensor_specs
 from .signatures import compare, fill_in_signature
-from .validation import MAX_NAME, check, instance_names, max_execution_s
+from .validation import MAX_NAME, check, max_execution_s
 from .warm_up import samples_of, skipped_samples
 
 
@@ -44,13 +48,34 @@ class RateLimiter(Struct, frozen=True):
 
 
 class InstanceGroup(Struct, frozen=True):
-    """Instances that are alike: NAME_0 to NAME_(count - 1)."""
+    """Instances that are alike. `count`: of a KIND_GPU group on each of its GPUs, which are ordinals."""
 
     name: str
     count: int
     kind: str
     host_policy: str = ""
     rate_limiter: RateLimiter = RateLimiter()
+    gpus: tuple[int, ...] = ()
+    profiles: tuple[str, ...] = ()
+
+
+class WorkerPlan(Struct, frozen=True):
+    """A worker that is to be: the names of its instances (on a GPU it may have several, its lanes), and where it computes."""
+
+    instances: tuple[str, ...]
+    group: InstanceGroup
+    gpu: int = NO_GPU  # ordinal, among those that the broker sees
+    uuid: str = ""  # of that GPU
+
+    @property
+    def name(self) -> str:
+        """That of its first instance."""
+        return self.instances[0]
+
+    @property
+    def host_policy(self) -> str:
+        """The name of its host policy; Triton's default is that of its device."""
+        return self.group.host_policy or ("cpu" if self.gpu == NO_GPU else f"gpu_{self.gpu}")
 
 
 class DynamicBatching(Struct, frozen=True):
@@ -91,6 +116,10 @@ class ModelConfig(Struct, frozen=True):
     warnings: tuple[str, ...]
     proto: Proto  # the normalised protobuf; not to be changed
     batch_inputs: tuple[BatchInput, ...] = ()
+    optimization: Optimization = Optimization()
+    op_libraries: tuple[str, ...] = ()  # of custom operators; relative ones count from the model's directory
+    uuids: dict[int, str] = {}  # of the GPUs that groups have, by ordinal
+    lanes: int = 1  # instances to a worker on a GPU, at most
 
     @property
     def is_complete(self) -> bool:
@@ -102,22 +131,40 @@ class ModelConfig(Struct, frozen=True):
         """Whether a group asks the rate limiter for anything. Then all instances take part: they compete among themselves."""
         return any(group.rate_limiter != RateLimiter() for group in self.instance_groups)
 
+    def workers(self) -> list[WorkerPlan]:
+        """All of them, in the order of the groups."""
+        return [
+            WorkerPlan(tuple(seat.name for seat in seats), group, seats[0].gpu, self.uuids.get(seats[0].gpu, ""))
+            for group in self.instance_groups
+            for seats in shared_out(seats_of(group.name, group.count, group.gpus), self.lanes)
+        ]
+
+    def worker_names(self) -> list[str]:
+        """The names of all workers; without lanes, those of all instances."""
+        return [worker.name for worker in self.workers()]
+
     def instance_names(self) -> list[str]:
         """Triton's names of all instances: digits_0_0, digits_0_1."""
-        return [name for group in self.instance_groups for name in instance_names(group.name, group.count)]
+        return [name for worker in self.workers() for name in worker.instances]
 
-    def group_of(self, instance: str) -> InstanceGroup:
-        """The group that has an instance of that name; for one that was attached by hand, the first."""
-        groups = (group for group in self.instance_groups if instance in instance_names(group.name, group.count))
-        return next(groups, self.instance_groups[0])
+    def worker_of(self, name: str) -> WorkerPlan:
+        """The worker of that name; one that was attached by hand is an instance like the first, alone."""
+        workers = self.workers()
+        known = next((worker for worker in workers if worker.name == name), None)
+        return known or structs.replace(workers[0], instances=(name,))
 
-    def spec(self, version: int) -> ModelSpec:
-        """What a worker must know."""
+    @property
+    def devices(self) -> set[int]:
+        """The GPUs that it has instances on, by ordinal; NO_GPU for the CPU."""
+        return {gpu for group in self.instance_groups for gpu in group.gpus or (NO_GPU,)}
+
+    def spec(self, version: int, directory: str = "") -> ModelSpec:
+        """What a worker must know. `directory` is that of the version."""
         parameters = {**self.parameters, GRAPH_LEVEL: str(self.graph_level)} if self.graph_level else self.parameters
         inputs, outputs = list(self.inputs), list(self.outputs)
         return ModelSpec(
             self.name, version, self.backend, self.max_batch_size, inputs, outputs, parameters, list(self.batch_inputs),
-            self.labels,
+            self.labels, self.optimization, library_paths(self.op_libraries, directory),
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -134,40 +181,41 @@ OVERRIDE = "override"
 
 
 def parse_config(
-    text: str, path: Path, model_directory_name: str, *, gpu_fallback: bool = False, detected_backend: str = ""
+    text: str, path: Path, model_directory_name: str, *, placing: Placing = ANYWHERE, detected_backend: str = ""
 ) -> ModelConfig:
     """The configuration in `text`, the content of MODEL_DIRECTORY_NAME/config.pbtxt at `path`.
 
-    `gpu_fallback` turns KIND_GPU into KIND_CPU, with a warning. `detected_backend` is used where the text names neither
-    platform nor backend. Raises CallerError, whose lines begin with FILE:LINE:COLUMN: INVALID_ARG for mistakes, UNSUPPORTED
-    for what this release does not have.
+    `placing` says where instances may go. `detected_backend` is used where the text names neither platform nor backend.
+    Raises CallerError, whose lines begin with FILE:LINE:COLUMN: INVALID_ARG for mistakes, UNSUPPORTED for what this release
+    does not have.
     """
     name = f"{model_directory_name}/{path.name}"
     file = ConfigFile(name, locate(text))
     return _checked(
-        parse(text, name), file, model_directory_name, gpu_fallback, detected_backend, "max_batch_size" in file.locations
+        parse(text, name), file, model_directory_name, placing, detected_backend, "max_batch_size" in file.locations
     )
 
 
-def parse_override(text: str, model: str, *, gpu_fallback: bool = False, detected_backend: str = "") -> ModelConfig:
+def parse_override(text: str, model: str, *, placing: Placing = ANYWHERE, detected_backend: str = "") -> ModelConfig:
     """The configuration that came with a load: Triton's JSON, or the text of a config.pbtxt. Raises as `parse_config`."""
     try:
         if not text.lstrip().startswith("{"):
             path = Path(model) / OVERRIDE
-            return parse_config(text, path, model, gpu_fallback=gpu_fallback, detected_backend=detected_backend)
+            return _without_absolute_libraries(
+                parse_config(text, path, model, placing=placing, detected_backend=detected_backend)
+            )
         config, keys = schema.parse_json(text)
         file = ConfigFile(f"{model}/{OVERRIDE}", {})
         is_batching_chosen = bool({"max_batch_size", "maxBatchSize"} & keys)
-        return _checked(config, file, model, gpu_fallback, detected_backend, is_batching_chosen)
+        return _without_absolute_libraries(_checked(config, file, model, placing, detected_backend, is_batching_chosen))
     except CallerError as error:
         raise InvalidOverrideError(f"Invalid config override: {error.message}", error.code) from None
 
 
 def _checked(
-    config: Proto, file: ConfigFile, model: str, gpu_fallback: bool, detected_backend: str, is_batching_chosen: bool
+    config: Proto, file: ConfigFile, model: str, placing: Placing, detected_backend: str, is_batching_chosen: bool
 ) -> ModelConfig:
-    warnings = use_cpu_for_gpu(config, file) if gpu_fallback else []
-    warnings += warn_of_idle_levels(config, file)
+    warnings = warn_of_idle_levels(config, file)
     refuse_unsupported(config, file)
     _check_name(config, model, file)
     try:
@@ -176,9 +224,20 @@ def _checked(
         place = file.at("backend" if config.backend else "platform")
         raise CallerError(f"{place}: {error.message}", error.code) from None
     fill_in(config)
-    check(config, file)
-    warnings += skipped_samples(config, file)
-    return _frozen(config, is_batching_chosen, tuple(warnings))
+    placed = place_groups(config, file, placing)
+    check(config, file, placed.problems)
+    warnings = [*placed.warnings, *warnings, *skipped_samples(config, file)]
+    return _frozen(config, is_batching_chosen, tuple(warnings), placed.uuids, lanes_of(config) or placing.lanes)
+
+
+def _without_absolute_libraries(config: ModelConfig) -> ModelConfig:
+    """As it is. Only the owner of the repository may say that a worker is to load a library from elsewhere in the machine."""
+    for name in absolute_libraries(config.proto):
+        raise CallerError(
+            f"op_library_filename '{name}' is absolute, which only the repository's own configuration may be; send the library "
+            "with the model, or write it there"
+        )
+    return config
 
 
 def differ_beyond_instances(one: ModelConfig, other: ModelConfig) -> bool:
@@ -199,7 +258,7 @@ def with_instances_of(config: ModelConfig, other: ModelConfig) -> ModelConfig:
         proto.ClearField(key)
     proto.instance_group.extend(other.proto.instance_group)
     proto.version_policy.CopyFrom(other.proto.version_policy)
-    return _frozen(proto, config.is_batching_chosen, other.warnings)
+    return _frozen(proto, config.is_batching_chosen, other.warnings, other.uuids, config.lanes)
 
 
 def agents_of(text: str, path: Path, model_directory_name: str) -> tuple[AgentSettings, ...]:
@@ -231,7 +290,7 @@ def complete(config: ModelConfig, signature: Signature) -> ModelConfig:
     proto = schema.copy_of(config.proto)
     fill_in_signature(proto, signature, config.is_batching_chosen)
     check(proto, ConfigFile(f"{config.name}/{config.filename}", {}))
-    return _frozen(proto, config.is_batching_chosen, config.warnings)
+    return _frozen(proto, config.is_batching_chosen, config.warnings, config.uuids, config.lanes)
 
 
 def check_against(config: ModelConfig, signature: Signature) -> None:
@@ -250,7 +309,9 @@ def _check_name(config: Proto, directory: str, file: ConfigFile) -> None:
     config.name = directory
 
 
-def _frozen(config: Proto, is_batching_chosen: bool, warnings: tuple[str, ...]) -> ModelConfig:
+def _frozen(
+    config: Proto, is_batching_chosen: bool, warnings: tuple[str, ...], uuids: dict[int, str], lanes: int
+) -> ModelConfig:
     return ModelConfig(
         name=config.name,
         backend=config.backend,
@@ -259,13 +320,9 @@ def _frozen(config: Proto, is_batching_chosen: bool, warnings: tuple[str, ...]) 
         inputs=tensor_specs(config.input, {}),
         outputs=tensor_specs(config.output, scattered(config)),
         batch_inputs=batch_inputs(config),
+        op_libraries=tuple(config.model_operations.op_library_filename),
         dynamic_batching=_dynamic_batching(config.dynamic_batching) if config.HasField("dynamic_batching") else None,
-        instance_groups=tuple(
-            InstanceGroup(
-                group.name, group.count, schema.kind_name(group), group.host_policy, _rate_limiter(group.rate_limiter)
-            )
-            for group in config.instance_group
-        ),
+        instance_groups=tuple(_instance_group(group) for group in config.instance_group),
         filename=config.default_model_filename,
         labels={tensor.name: tensor.label_filename for tensor in config.output if tensor.label_filename},
         warmup=samples_of(config),
@@ -277,7 +334,16 @@ def _frozen(config: Proto, is_batching_chosen: bool, warnings: tuple[str, ...]) 
         is_cached=config.response_cache.enable,
         warnings=warnings,
         proto=config,
+        optimization=with_accelerators(optimization_of(config), config),
+        uuids=uuids,
+        lanes=lanes,
     )
+
+
+def _instance_group(group: Proto) -> InstanceGroup:
+    limiter = _rate_limiter(group.rate_limiter)
+    gpus, profiles = tuple(group.gpus), tuple(group.profile)
+    return InstanceGroup(group.name, group.count, schema.kind_name(group), group.host_policy, limiter, gpus, profiles)
 
 
 def _rate_limiter(limiter: Proto) -> RateLimiter:

@@ -16,6 +16,7 @@ from ...ipc.errors import CallerError, Code, invalid, not_found
 from .agent_runs import AgentRun
 from .backends import BACKENDS, detect
 from .configuration import ModelConfig, agents_of, agents_of_override, parse_config, parse_override
+from .placement import ANYWHERE, Placing
 from .stamps import CONFIG_NAME
 from .versions import choose, numbered
 
@@ -85,7 +86,7 @@ def only_directory(name: str, directories: Sequence[Path]) -> Path:
     return directories[0]
 
 
-def read_model(directory: Path, gpu_fallback: bool = False, override: str = "") -> ModelSource:
+def read_model(directory: Path, placing: Placing = ANYWHERE, override: str = "") -> ModelSource:
     """Reads one model directory, after its agents, with the configuration `override` if there is one.
 
     Raises PenstockError that says what is missing or wrong; agents that were called have then been told.
@@ -94,11 +95,11 @@ def read_model(directory: Path, gpu_fallback: bool = False, override: str = "") 
         path = directory / CONFIG_NAME
         settings = agents_of_override(override, directory.name) if override else agents_of(_text(path), path, directory.name)
         if not settings:
-            return _read_model(directory.name, directory, gpu_fallback, override)
+            return _read_model(directory.name, directory, placing, override)
         agents = AgentRun(directory.name, directory, settings)
         location = agents.load()
         try:
-            return replace(_read_model(directory.name, location, gpu_fallback, override), directory=directory, agents=agents)
+            return replace(_read_model(directory.name, location, placing, override), directory=directory, agents=agents)
         except BaseException:
             agents.fail()
             raise
@@ -107,7 +108,7 @@ def read_model(directory: Path, gpu_fallback: bool = False, override: str = "") 
         raise CallerError(f"{place}: cannot be read: {error.strerror}", Code.UNAVAILABLE) from error
 
 
-def _read_model(name: str, directory: Path, gpu_fallback: bool, override: str) -> ModelSource:
+def _read_model(name: str, directory: Path, placing: Placing, override: str) -> ModelSource:
     versions, warnings = numbered(_subdirectories(directory))
     files = sorted(path.name for path in (directory / str(versions[0])).iterdir()) if versions else []
     path = directory / CONFIG_NAME
@@ -120,9 +121,9 @@ def _read_model(name: str, directory: Path, gpu_fallback: bool, override: str) -
             f"{versions[0] if versions else 'a version directory'}/"
         )
     if override:
-        config = parse_override(override, name, gpu_fallback=gpu_fallback, detected_backend=detected)
+        config = parse_override(override, name, placing=placing, detected_backend=detected)
     else:
-        config = parse_config(text, path, name, gpu_fallback=gpu_fallback, detected_backend=detected)
+        config = parse_config(text, path, name, placing=placing, detected_backend=detected)
     chosen, missing = choose(name, config.proto, versions)
     for version in chosen:
         _check_files(directory, version, config)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...ipc.errors import CallerError
+from ..gpu_survey import LookForGpus
 from .changes import NOWHERE, Places, differences
 from .directory import find_model, find_models, only_directory, read_model
 from .orders import Order
 from .origins import Moment, Opened, Origin
+from .placement import ANYWHERE, Placing
 from .private_directories import PrivateDirectory, sweep
 from .stamps import Stamps, stamps_of
 
@@ -60,7 +62,7 @@ class OpenModel(NamedTuple):
     repositories: tuple[str, ...]
     order: Order
     before: Opened | None
-    gpu_fallback: bool
+    placing: Placing = ANYWHERE
 
     def run(self) -> Opened | None:
         """None: nothing has changed. Raises CallerError, OSError. The order is closed in any case."""
@@ -96,7 +98,7 @@ class OpenModel(NamedTuple):
 
     def _read(self, directory: Path, origin: Origin, stamps: Stamps | None) -> Opened:
         try:
-            source = read_model(directory, self.gpu_fallback, self.order.override)
+            source = read_model(directory, self.placing, self.order.override)
         except BaseException:
             origin.become(Moment.LOAD_FAIL)
             origin.tell(Moment.LOAD_FAIL)
@@ -116,7 +118,7 @@ class Tell(NamedTuple):
         self.origin.tell(self.moment)
 
 
-Job = Sweep | Survey | OpenModel | Tell
+Job = Sweep | Survey | OpenModel | Tell | LookForGpus
 
 
 def _place(directories: list[Path]) -> tuple[str, Stamps | None]:

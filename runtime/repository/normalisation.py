@@ -6,22 +6,9 @@ All functions change the message they are given. What they fill in is visible in
 
 from __future__ import annotations
 
-from . import schema
 from .backends import BACKENDS, resolve
 from .locations import ConfigFile
 from .schema import Proto
-
-
-def use_cpu_for_gpu(config: Proto, file: ConfigFile) -> list[str]:
-    """Makes KIND_GPU groups KIND_CPU ones (--fallback cpu). Returns a warning for each."""
-    warnings = []
-    for index, group in enumerate(config.instance_group):
-        if schema.kind_name(group) == "KIND_GPU":
-            group.kind = group.KIND_CPU
-            del group.gpus[:]
-            path = f"instance_group[{index}].kind"
-            warnings.append(f"{file.at(path)}: {path} is KIND_GPU, served on the CPU because of --fallback cpu")
-    return warnings
 
 
 def warn_of_idle_levels(config: Proto, file: ConfigFile) -> list[str]:
@@ -45,15 +32,15 @@ def name_backend(config: Proto, detected: str) -> None:
 
 
 def fill_in(config: Proto) -> None:
-    """Fills in all the rest. Needs name and backend."""
+    """Fills in all the rest but the instance groups (placement.py). Needs name and backend."""
     rules = BACKENDS[config.backend]
     config.default_model_filename = config.default_model_filename or rules.filename
     if config.version_policy.WhichOneof("policy_choice") is None:
         config.version_policy.latest.num_versions = 1
-    for buffer in (config.optimization.input_pinned_memory, config.optimization.output_pinned_memory):
-        buffer.enable = True
+    for key in ("input_pinned_memory", "output_pinned_memory"):
+        if not config.optimization.HasField(key):
+            getattr(config.optimization, key).enable = True
     fill_in_preferred_sizes(config)
-    _fill_in_instances(config, rules.cpu_instances)
 
 
 def fill_in_preferred_sizes(config: Proto) -> None:
@@ -62,13 +49,3 @@ def fill_in_preferred_sizes(config: Proto) -> None:
         preferred = config.dynamic_batching.preferred_batch_size
         if not preferred:
             preferred.append(config.max_batch_size)
-
-
-def _fill_in_instances(config: Proto, default_count: int) -> None:
-    if not config.instance_group:
-        config.instance_group.add(name=config.name)
-    for index, group in enumerate(config.instance_group):
-        group.name = group.name or f"{config.name}_{index}"
-        group.count = group.count or default_count
-        if schema.kind_name(group) == "KIND_AUTO":
-            group.kind = group.KIND_CPU

@@ -134,6 +134,12 @@ def batch_output_kind(batch_output: Proto) -> str:
     return str(model_config_pb2.BatchOutput.Kind.Name(batch_output.kind))
 
 
+def stream_priority(optimization: Proto) -> Any:
+    """The priority of GPU streams: default, max or min."""
+    name = model_config_pb2.ModelOptimizationPolicy.ModelPriority.Name(optimization.priority)
+    return name.removeprefix("PRIORITY_").lower()
+
+
 def is_global(resource: Proto) -> bool:
     """Whether a resource of the rate limiter is one for all devices; the key is a keyword of Python."""
     return bool(getattr(resource, "global"))

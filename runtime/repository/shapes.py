@@ -30,6 +30,7 @@ def tensor_specs(tensors: Any, shaped_as: dict[str, str]) -> tuple[TensorSpec, .
             getattr(tensor, "optional", False),
             getattr(tensor, "allow_ragged_batch", False),
             shaped_as.get(tensor.name, ""),
+            tensor.is_shape_tensor,
         )
         for tensor in tensors
     )

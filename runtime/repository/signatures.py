@@ -2,7 +2,8 @@
 """What a model file says of its inputs and outputs, against what its configuration says: completing the one from the other.
 
 Triton's rules for ONNX models: AutoCompleteConfig, ValidateInputs and ValidateOutputs of onnxruntime_backend, and
-CompareDimsSupported of the backend library, whose sentences these are, with the remedy after them.
+CompareDimsSupported of the backend library, whose sentences these are, with the remedy after them. A model that says its
+largest batch (a TensorRT plan) gets that, and no more (AutoCompleteConfig of tensorrt_backend).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def fill_in_signature(config: Proto, signature: Signature, is_batching_chosen: b
     tensors = [*signature.inputs, *signature.outputs]
     if all(tensor.dims and tensor.dims[0] == -1 for tensor in tensors):
         if not is_batching_chosen:
-            config.max_batch_size = DEFAULT_MAX_BATCH_SIZE
+            config.max_batch_size = signature.max_batch_size or DEFAULT_MAX_BATCH_SIZE
         if config.max_batch_size > 1 and config.WhichOneof("scheduling_choice") is None:
             config.dynamic_batching.SetInParent()
         fill_in_preferred_sizes(config)
@@ -54,7 +55,7 @@ def _add(tensors: Any, tensor: TensorSpec, config: Proto) -> None:
     dims = tensor.dims[1:] if config.max_batch_size else tensor.dims
     if source is not None:
         dims = next((list(each.dims) for each in config.input if each.name == source), dims)
-    added = tensors.add(name=tensor.name, data_type=_number(tensor), dims=dims or [1])
+    added = tensors.add(name=tensor.name, data_type=_number(tensor), dims=dims or [1], is_shape_tensor=tensor.shape_tensor)
     if not dims:
         added.reshape.SetInParent()
 
@@ -66,6 +67,12 @@ def compare(config: Proto, signature: Signature) -> None:
         raise invalid(
             f"unable to load model '{config.name}', configuration expects {expected} inputs, "
             f"model provides {len(signature.inputs)}; they are {_listed(signature.inputs)}"
+        )
+    most = signature.max_batch_size
+    if 0 < most < config.max_batch_size:
+        raise invalid(
+            f"unable to load model '{config.name}', configuration specified max-batch {config.max_batch_size} but the model "
+            f"only supports max-batch {most}; write max_batch_size: {most}, or build the model for more"
         )
     _compare_computed(config, signature)
     divided = scattered(config)

@@ -5,21 +5,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ...ipc.errors import invalid
 from ...ipc.messages import FEW
-from . import schema
+from .accelerators import accelerator_problems, library_problems
 from .backends import BACKENDS
 from .locations import ConfigFile
+from .optimization import graph_problems
+from .placement import group_problems, lanes_of
 from .problem import Problem, leaves_directory
 from .schema import Proto
 from .shapes import batch_problems, reshape_problems
 from .warm_up import warmup_problems
 
-MAX_INSTANCES = 256
-"""Instances are processes; more of one group than this is taken for a slip of the pen."""
 MAX_NAME = 256
 MAX_DIMS = 31
 """One less than the protocol's bound on a shape (ipc/messages/base.py), for the batch dimension."""
@@ -30,9 +30,9 @@ _LABEL = re.compile("(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 _NOT_LABELS = f"two _ in front, nor one of {', '.join(OWN_LABELS)}"
 
 
-def check(config: Proto, file: ConfigFile) -> None:
-    """Raises one CallerError with a line for each problem of a normalised configuration."""
-    found = [f"{file.at(problem.path)}: {problem.text}" for problem in problems(config)]
+def check(config: Proto, file: ConfigFile, known: Iterable[Problem] = ()) -> None:
+    """Raises one CallerError with a line for each problem of a normalised configuration, and for those that are known."""
+    found = [f"{file.at(problem.path)}: {problem.text}" for problem in (*known, *problems(config))]
     if found:
         raise invalid("\n".join(found))
 
@@ -44,8 +44,12 @@ def problems(config: Proto) -> Iterator[Problem]:
         yield Problem("max_batch_size", f"'max_batch_size' must be non-negative value for {config.name}")
     yield from tensor_problems(config)
     yield from batch_problems(config)
+    yield from accelerator_problems(config)
+    yield from library_problems(config)
+    yield from graph_problems(config)
     yield from _dynamic_batching(config)
-    yield from _instance_groups(config)
+    yield from group_problems(config)
+    yield from _resources(config)
     for name in config.metric_tags:
         if not _LABEL.fullmatch(name) or name in OWN_LABELS:
             text = f"metric_tags: '{name}' cannot be a label for {config.name}: letters, digits and _, not {_NOT_LABELS}"
@@ -53,10 +57,11 @@ def problems(config: Proto) -> Iterator[Problem]:
     filename = config.default_model_filename
     if leaves_directory(filename):
         yield Problem("default_model_filename", f"default_model_filename '{filename}' must stay within the version directory")
-    try:
-        max_execution_s(config)
-    except ValueError as error:
-        yield Problem("parameters", str(error))
+    for read in (max_execution_s, lanes_of):
+        try:
+            read(config)
+        except ValueError as error:
+            yield Problem("parameters", str(error))
     yield from warmup_problems(config)
 
 
@@ -100,7 +105,7 @@ def tensor_problems(config: Proto) -> Iterator[Problem]:
             yield Problem(kind, f"{len(tensors)} {kind}s are more than the {FEW} that a request may carry, for {config.name}")
         for index, tensor in enumerate(tensors):
             path = f"{kind}[{index}]"
-            for problem in _tensor(tensor, f"model {kind}", path):
+            for problem in (*_tensor(tensor, f"model {kind}", path), *_tensorrt_only(config, tensor, f"model {kind}", path)):
                 yield Problem(problem.path, f"{problem.text} for {config.name}")
         for name, count in Counter(tensor.name for tensor in tensors).items():
             if count > 1:
@@ -126,6 +131,12 @@ def _tensor(tensor: Any, prefix: str, path: str) -> Iterator[Problem]:
         yield Problem(f"{path}.label_filename", f"{prefix}: label_filename must stay within the model directory")
     if getattr(tensor, "format", 0) and len(tensor.dims) != 3:
         yield Problem(f"{path}.format", f"{prefix}: NHWC and NCHW require 3 dims")
+
+
+def _tensorrt_only(config: Proto, tensor: Any, prefix: str, path: str) -> Iterator[Problem]:
+    if tensor.is_shape_tensor and config.backend != "tensorrt":
+        text = f"{prefix} '{tensor.name}' must not have is_shape_tensor, which is TensorRT's, with backend '{config.backend}'"
+        yield Problem(f"{path}.is_shape_tensor", text)
 
 
 def _dynamic_batching(config: Proto) -> Iterator[Problem]:
@@ -170,31 +181,12 @@ def _priority_levels(config: Proto) -> Iterator[Problem]:
             yield Problem("dynamic_batching.priority_queue_policy", text)
 
 
-def _instance_groups(config: Proto) -> Iterator[Problem]:
+def _resources(config: Proto) -> Iterator[Problem]:
     for index, group in enumerate(config.instance_group):
-        title = f"instance group {group.name} of model {config.name}"
-        kind = schema.kind_name(group)
-        if kind == "KIND_GPU":
-            fix = "no GPU device is built into this release: write KIND_CPU or KIND_AUTO, or serve with --fallback cpu"
-            yield Problem(f"instance_group[{index}].kind", f"{title} has kind KIND_GPU but server does not support GPUs; {fix}")
-        elif kind != "KIND_CPU":
-            text = f"{title} has kind {kind}, which is not implemented; write KIND_CPU or KIND_AUTO"
-            yield Problem(f"instance_group[{index}].kind", text)
-        if not 1 <= group.count <= MAX_INSTANCES:
-            text = f"{title} has count {group.count}; it must be between 1 and {MAX_INSTANCES}, each is a process"
-            yield Problem(f"instance_group[{index}].count", text)
         for number, resource in enumerate(group.rate_limiter.resources):
             if not resource.name:
                 path = f"instance_group[{index}].rate_limiter.resources[{number}]"
-                yield Problem(path, f"{title} has a resource without a name; write name, and count")
-    counts = Counter(name for group in config.instance_group for name in instance_names(group.name, group.count))
-    for name, count in counts.items():
-        if count > 1:
-            yield Problem(
-                "instance_group", f"{count} instances of model {config.name} are called {name}; name the groups apart"
-            )
-
-
-def instance_names(group: str, count: int) -> list[str]:
-    """Triton's names of a group's instances, at most MAX_INSTANCES."""
-    return [f"{group}_{index}" for index in range(min(count, MAX_INSTANCES))]
+                text = (
+                    f"instance group {group.name} of model {config.name} has a resource without a name; write name, and count"
+                )
+                yield Problem(path, text)

@@ -9,8 +9,8 @@ import pytest
 from texts import IDENTITY, ONNX, TENSORS, complaint, parsed
 
 from penstock.ipc.errors import Code
-from penstock.ipc.messages import ModelSpec, TensorSpec
-from penstock.runtime.repository.configuration import DynamicBatching, InstanceGroup, RateLimiter, Resource
+from penstock.ipc.messages import ModelSpec, Optimization, TensorSpec
+from penstock.runtime.repository.configuration import DynamicBatching, RateLimiter, Resource, WorkerPlan
 from penstock.runtime.repository.schema import parse_text
 from penstock.runtime.repository.validation import problems
 from penstock.runtime.scheduling.policy import QueuePolicy, TimeoutAction
@@ -30,10 +30,12 @@ def test_a_configuration_as_workers_and_the_scheduler_see_it() -> None:
     assert config.spec(3) == ModelSpec(
         "m", 3, "onnxruntime", 8,
         [TensorSpec("a", "BYTES", [-1]), TensorSpec("b", "BF16", [3, 4])], [TensorSpec("c", "BOOL", [1])],
-        {"max_execution_s": "1.5", "k": "v"},
+        {"max_execution_s": "1.5", "k": "v"}, optimization=Optimization(preferred_batch_sizes=[4, 8]),
     )  # fmt: skip
     assert config.dynamic_batching == DynamicBatching((4, 8), 250, preserve_ordering=True)
-    assert config.instance_groups == (InstanceGroup("m_0", 2, "KIND_CPU"), InstanceGroup("slow", 1, "KIND_CPU"))
+    assert [(group.name, group.count, group.kind) for group in config.instance_groups] == [
+        ("m_0", 2, "KIND_CPU"), ("slow", 1, "KIND_CPU"),
+    ]  # fmt: skip
     assert config.instance_names() == ["m_0_0", "m_0_1", "slow_0"]
     assert (config.max_execution_s, config.filename, config.is_complete, config.warnings) == (1.5, "model.onnx", True, ())
 
@@ -107,22 +109,6 @@ def test_parameters_are_in_the_json() -> None:
     assert config.to_json()["parameters"] == {"a": {"string_value": ""}, "b": {"string_value": "2"}}
 
 
-def test_gpu_instances_are_refused_with_the_remedy_or_fall_back_with_a_warning() -> None:
-    text = IDENTITY + "instance_group [ { kind: KIND_CPU },\n{ kind: KIND_GPU gpus: [ 0 ] count: 3 } ]"
-
-    assert "instance_group[1].gpus is not implemented" in complaint(text, Code.UNSUPPORTED)
-    said = complaint(text.replace("gpus: [ 0 ]", ""))
-    assert said == (
-        "m/config.pbtxt:5:3: instance group m_1 of model m has kind KIND_GPU but server does not support GPUs; "
-        "no GPU device is built into this release: write KIND_CPU or KIND_AUTO, or serve with --fallback cpu"
-    )
-    config = parsed(text, gpu_fallback=True)
-    assert config.instance_groups[1] == InstanceGroup("m_1", 3, "KIND_CPU")
-    assert config.warnings == (
-        "m/config.pbtxt:5:3: instance_group[1].kind is KIND_GPU, served on the CPU because of --fallback cpu",
-    )
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -190,7 +176,7 @@ def test_gpu_instances_are_refused_with_the_remedy_or_fall_back_with_a_warning()
         (IDENTITY + 'parameters { key: "max_execution_s" value { string_value: "nan" } }', "got 'nan'"),
         (IDENTITY + 'parameters { key: "max_execution_s" value { string_value: "-1" } }', "got '-1'"),
         (IDENTITY + f'input {{ name: "{"n" * 257}" data_type: TYPE_INT8 dims: 1 }}', "must specify 'name', of at most 256"),
-        (TENSORS, "m/config.pbtxt: must specify 'platform' or 'backend' for 'm'; backends are onnxruntime, identity, fake"),
+        (TENSORS, "m/config.pbtxt: must specify 'platform' or 'backend' for 'm'; backends are onnxruntime, pytorch, "),
         (
             'backend: "identity" platform: "onnxruntime_onnx"',
             "unexpected 'platform' and 'backend' pair, got:onnxruntime_onnx, identity; backend 'identity' has no platform",
@@ -204,9 +190,9 @@ def test_what_is_wrong_is_said_in_tritons_words_with_place_and_remedy(text: str,
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('backend: "tensorrt"', "m/config.pbtxt:1:1: unable to find backend library for backend 'tensorrt'; this release has"),
+        ('backend: "openvino"', "m/config.pbtxt:1:1: unable to find backend library for backend 'openvino'; this release has"),
         ('backend: "onnxruntime_onnx"', "; write backend: \"onnxruntime\""),
-        ('platform: "tensorrt_plan"', "m/config.pbtxt:1:1: unexpected platform type 'tensorrt_plan' for m; platforms are"),
+        ('platform: "tensorflow_graphdef"', "m/config.pbtxt:1:1: unexpected platform type 'tensorflow_graphdef' for m; "),
         ('platform: "ensemble"', "unexpected platform type 'ensemble' for m"),
         ('platform: "identity"', "; write backend: \"identity\""),
     ],
@@ -252,9 +238,9 @@ def test_groups_and_what_the_rate_limiter_is_told_of_them() -> None:
     limiter = 'resources [ { name: "a" count: 2 }, { name: "b" global: true count: 1 }, { name: "a" count: 3 } ] priority: 2'
     config = parsed(IDENTITY + f'instance_group [ {{ count: 2 }}, {{ name: "slow" rate_limiter {{ {limiter} }} }} ]')
 
-    assert config.group_of("m_0_1").rate_limiter == RateLimiter()
-    assert config.group_of("slow_0").rate_limiter == RateLimiter((Resource("a", False, 3), Resource("b", True, 1)), 2)
-    assert config.group_of("m_attached_7") == config.instance_groups[0]
+    assert config.worker_of("m_0_1").group.rate_limiter == RateLimiter()
+    assert config.worker_of("slow_0").group.rate_limiter == RateLimiter((Resource("a", False, 3), Resource("b", True, 1)), 2)
+    assert config.worker_of("m_attached_7") == WorkerPlan(("m_attached_7",), config.instance_groups[0])
 
 
 def test_whether_batching_was_chosen() -> None:

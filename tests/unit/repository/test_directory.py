@@ -13,6 +13,7 @@ from texts import IDENTITY, ONNX
 
 from penstock.ipc.errors import CallerError, Code, PenstockError
 from penstock.runtime.repository.directory import ModelSource, find_models, only_directory, read_model
+from penstock.runtime.repository.placement import ANYWHERE, Placing
 
 EXAMPLES = Path(__file__).parents[3] / "model_repository"
 
@@ -37,12 +38,12 @@ class Scanned(NamedTuple):
     failures: dict[str, str]
 
 
-def scan(repositories: Sequence[Path], gpu_fallback: bool = False) -> Scanned:
+def scan(repositories: Sequence[Path], placing: Placing = ANYWHERE) -> Scanned:
     found = find_models(repositories)
     sources, failures = [], {}
     for name in sorted(found):
         try:
-            sources.append(read_model(only_directory(name, found[name]), gpu_fallback))
+            sources.append(read_model(only_directory(name, found[name]), placing))
         except PenstockError as error:
             failures[name] = error.message
     return Scanned(sources, failures)
@@ -158,7 +159,7 @@ def test_an_onnx_file_needs_no_configuration(tmp_path: Path, text: str | None) -
 
 @pytest.mark.parametrize(
     ("file", "backend"),
-    [("model.plan", "tensorrt"), ("model.py", "python"), ("model.pt", "pytorch"), ("model.xml", "openvino")],
+    [("model.graphdef", "tensorflow"), ("model.py", "python"), ("model.xml", "openvino")],
 )
 def test_files_of_other_backends_are_refused_by_name(tmp_path: Path, file: str, backend: str) -> None:
     model(tmp_path, "m", None, f"1/{file}")
@@ -236,5 +237,5 @@ def test_gpu_models_fall_back_when_asked(tmp_path: Path) -> None:
     model(tmp_path, "m", IDENTITY + "instance_group { kind: KIND_GPU }")
 
     assert "--fallback cpu" in failure(tmp_path)
-    (source,) = scan([tmp_path], gpu_fallback=True).sources
+    (source,) = scan([tmp_path], Placing(fallback=True)).sources
     assert len(source.config.warnings) == 1

@@ -71,11 +71,9 @@ def test_a_key_that_is_not_implemented_is_refused_by_name_and_place(path: str) -
 
 def test_what_the_issue_names_is_refused() -> None:
     assert set(REFUSED) >= {
-        "sequence_batching", "ensemble_scheduling", "input.is_shape_tensor", "input.is_non_linear_format_io", "runtime",
-        "instance_group.secondary_devices", "instance_group.profile", "instance_group.passive", "instance_group.gpus",
-        "optimization.execution_accelerators.gpu_execution_accelerator", "optimization.cuda.graphs",
+        "sequence_batching", "ensemble_scheduling", "runtime",
+        "instance_group.secondary_devices", "instance_group.passive",
         "model_transaction_policy.decoupled", "model_metrics.metric_control", "cc_model_filenames",
-        "model_operations.op_library_filename",
     }  # fmt: skip
 
 

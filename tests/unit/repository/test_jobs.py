@@ -34,7 +34,7 @@ def private(repository: Path) -> list[Path]:
 
 
 def open_model(repository: Path, order: Order, before: Opened | None = None) -> Opened | None:
-    return OpenModel((str(repository),), order, before, gpu_fallback=False).run()
+    return OpenModel((str(repository),), order, before).run()
 
 
 def fresh(repository: Path, order: Order) -> Opened:

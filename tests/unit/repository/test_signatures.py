@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 from texts import ONNX, TENSORS, parsed, signature
 
 from penstock.ipc.errors import CallerError, Code
 from penstock.ipc.messages import Signature, TensorSpec
 from penstock.runtime.repository.configuration import DynamicBatching, check_against, complete
+from penstock.runtime.repository.placement import Placing
 
 BATCHABLE = signature({"x": [-1, 2]}, {"y": [-1, -1, 3]})
 FIXED = signature({"x": [1, 2]}, {"y": [-1]})
@@ -34,6 +36,28 @@ def test_a_model_with_variable_first_dimensions_is_batched_by_four() -> None:
     assert config.is_complete
     assert config.to_json()["dynamic_batching"]["preferred_batch_size"] == [4]
     check_against(config, BATCHABLE)
+
+
+def test_a_model_that_says_its_largest_batch_gets_that() -> None:
+    says = structs.replace(BATCHABLE, max_batch_size=32)
+
+    config = complete(parsed(ONNX), says)
+
+    assert (config.max_batch_size, config.dynamic_batching) == (32, DynamicBatching((32,), 0))
+    check_against(config, says)
+    check_against(complete(parsed(ONNX + "max_batch_size: 16"), says), says)
+
+
+def test_more_than_a_model_takes_is_refused_with_both_numbers() -> None:
+    says = structs.replace(BATCHABLE, max_batch_size=32)
+
+    with pytest.raises(CallerError) as caught:
+        check_against(complete(parsed(ONNX + "max_batch_size: 33"), says), says)
+
+    assert caught.value.message == (
+        "unable to load model 'm', configuration specified max-batch 33 but the model only supports max-batch 32; "
+        "write max_batch_size: 32, or build the model for more"
+    )
 
 
 def test_a_given_batch_size_is_kept_and_gets_the_dynamic_batcher_above_one() -> None:
@@ -84,7 +108,7 @@ def test_completing_does_not_change_the_configuration_it_starts_from() -> None:
 
 
 def test_warnings_survive_completion() -> None:
-    config = parsed(ONNX + "instance_group { kind: KIND_GPU }", gpu_fallback=True)
+    config = parsed(ONNX + "instance_group { kind: KIND_GPU }", placing=Placing(fallback=True))
 
     assert complete(config, BATCHABLE).warnings == config.warnings != ()
 
