@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ..ipc.errors import BrokerError, CallerError, Code, MachineError, ModelError, PenstockError
     from .async_client import AsyncClient
     from .client import Client
+    from .cuda_regions import CudaRegion
+    from .device_arrays import DeviceArray
     from .futures import InferFuture
     from .models import Classification, ModelInfo, TensorInfo
     from .regions import MemfdRegion, Placed, Region, SystemRegion
@@ -27,6 +29,8 @@ __all__ = [
     "Classification",
     "Client",
     "Code",
+    "CudaRegion",
+    "DeviceArray",
     "InferFuture",
     "InferResult",
     "MachineError",
@@ -41,7 +45,10 @@ __all__ = [
     "TensorInfo",
 ]
 
-_HOMES = ("..ipc.errors", ".client", ".futures", ".models", ".regions", ".results", ".slots", ".async_client")
+_HOMES = (
+    "..ipc.errors", ".client", ".futures", ".models", ".regions", ".results", ".slots", ".device_arrays", ".cuda_regions",
+    ".async_client",
+)  # fmt: skip
 """The modules that define these names: the one without numpy first, the one with asyncio last."""
 
 

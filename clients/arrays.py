@@ -7,13 +7,17 @@ DLPack's device numbers are those of dlpack.h. No array library is imported here
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..ipc.errors import CallerError, invalid
 from ..ipc.tensors import datatype_of, numpy_dtype, serialize_bytes
+from .device_arrays import DeviceArray, is_on_device, on_device
 from .models import Array, ModelInfo, TensorInfo
+
+AnyArray = Array | DeviceArray
 
 CPU, CUDA_HOST, ROCM_HOST, CUDA_MANAGED = 1, 3, 11, 13
 DEVICES = {2: "cuda", 4: "opencl", 7: "vulkan", 8: "metal", 10: "rocm", 14: "oneapi", 15: "webgpu", 16: "hexagon"}
@@ -23,7 +27,7 @@ REFUSALS = (ValueError, TypeError, OverflowError, BufferError, RuntimeError)
 SINGLE = (str, bytes, bool, int, float)
 
 
-def to_array(model: ModelInfo, spec: TensorInfo, value: object) -> Array:
+def to_array(model: ModelInfo, spec: TensorInfo, value: object) -> AnyArray:
     """The value as an array that the input takes. Raises CallerError naming model, tensor, what is expected and what was given.
 
     What is no array yet takes the input's own type, and a single value the shape of one element. Arrays are never converted: a
@@ -47,13 +51,31 @@ def to_array(model: ModelInfo, spec: TensorInfo, value: object) -> Array:
     return array
 
 
-def as_array(value: object, datatype: str) -> tuple[Array, str]:
-    """The value as an array, and its datatype. BF16 comes as its raw uint16 bits. Raises one of REFUSALS, or CallerError.
+def device_of(model: ModelInfo, arrays: Mapping[str, AnyArray]) -> int | None:
+    """The GPU that inputs lie on, in this process's numbering; None: no input does. Raises CallerError for several."""
+    on_gpus = {name: array.ordinal for name, array in arrays.items() if isinstance(array, DeviceArray)}
+    if not on_gpus:
+        return None
+    if len(set(on_gpus.values())) > 1:
+        places = ", ".join(f"'{name}' on cuda:{ordinal}" for name, ordinal in on_gpus.items())
+        raise invalid(f"model '{model.name}': inputs on GPUs must all be on one, given are {places}")
+    texts = [spec.name for spec in model.inputs if spec.datatype == "BYTES" and spec.name in arrays]
+    if texts:
+        raise invalid(
+            f"model '{model.name}': input '{texts[0]}' is BYTES, which cannot lie on a GPU: give all inputs from the CPU"
+        )
+    return next(iter(on_gpus.values()))
 
-    What has no dtype of its own (lists, scalars, text) takes that of `datatype`.
+
+def as_array(value: object, datatype: str) -> tuple[AnyArray, str]:
+    """The value as an array, on a GPU if it is there, and its datatype. BF16 comes as its raw uint16 bits.
+
+    What has no dtype of its own (lists, scalars, text) takes that of `datatype`. Raises one of REFUSALS, or CallerError.
     """
     if isinstance(value, np.ndarray):
         array = value
+    elif is_on_device(value):
+        return _on_device(value)
     else:
         array = _looked_at(value, datatype)
         if _is_torch_bfloat16(value):
@@ -61,6 +83,16 @@ def as_array(value: object, datatype: str) -> tuple[Array, str]:
     if array.dtype.kind == "V" and array.dtype.name == "bfloat16":  # of the package ml_dtypes, which jax and others use
         return array.view(np.uint16), "BF16"
     return array, datatype_of(array)
+
+
+def _on_device(value: Any) -> tuple[DeviceArray, str]:
+    if _is_torch_bfloat16(value):
+        bits = on_device(value.view(sys.modules["torch"].int16))  # numpy has no such type
+        assert bits is not None
+        return bits.view(np.uint16), "BF16"
+    array = on_device(value)
+    assert array is not None
+    return array, datatype_of(np.empty(0, array.dtype))
 
 
 def _looked_at(value: Any, datatype: str) -> Array:

@@ -17,7 +17,7 @@ from .async_session import AsyncSession
 from .catalog import Catalog, Model, Models, doubt
 from .control import Files, carried, load_question, unload_question
 from .leasing import Draft, Inputs, Lease, Leasing, Wanted, checked, in_regions, placed_request
-from .models import ModelInfo, OutputNames, Shapes, layout_of_batch
+from .models import Memory, ModelInfo, OutputNames, Shapes, in_memory, layout_of_batch
 from .regions import Region
 from .results import InferResult
 from .sending import check_slot_call, send
@@ -94,12 +94,13 @@ class AsyncClient:
 
     def buffers(
         self, model: Model, batch: int | None = None, *, shapes: Shapes | None = None, outputs: OutputNames = None,
-        left_out: Sequence[str] = (), version: int = -1,
+        left_out: Sequence[str] = (), version: int = -1, memory: Memory = "shared", device: int = 0,
     ) -> LeasedSlot:  # fmt: skip
         """Leases a slot, as Client's: `async with client.buffers(...) as slot`, or `slot = await client.buffers(...)`."""
 
         async def lease() -> Slot:
             layout = await self._fit(model, version, lambda info: layout_of_batch(info, batch, shapes or {}, outputs, left_out))
+            layout = in_memory(layout, memory, device)
             return self._leasing.empty(layout, await self._memory.make_room(layout))
 
         return LeasedSlot(lease)

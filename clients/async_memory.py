@@ -35,7 +35,7 @@ class AsyncMemory:
             connection.glance()  # slots that were released meanwhile are leased again
             missing = self._leasing.lacks(layout)
             if missing:
-                await self._wait_for_growth(missing)
+                await self._wait_for_growth(layout, missing)
 
     async def renew(self, slot: Slot) -> None:
         """Sees to it that a slot that the broker cannot use any more can be given a substitute."""
@@ -45,26 +45,28 @@ class AsyncMemory:
             if slot.lacks_substitute:
                 await self.make_room(slot.prepared.layout)
 
-    async def _wait_for_growth(self, byte_size: int) -> None:
+    async def _wait_for_growth(self, layout: Layout, byte_size: int) -> None:
         """Adds a region; or waits until the one that another task adds is there, which may be enough. Raises for the first."""
         growth = self._growth
         if growth is not None:
             await asyncio.wait((growth,))
             return
-        growth = self._growth = asyncio.create_task(self._grow(byte_size))
+        growth = self._growth = asyncio.create_task(self._grow(layout, byte_size))
         growth.add_done_callback(self._grown)
         await asyncio.wait((growth,))  # should this task be cancelled, the region is of use to others
         growth.result()
 
-    async def _grow(self, byte_size: int) -> None:
+    async def _grow(self, layout: Layout, byte_size: int) -> None:
         epoch = self._leasing.epoch  # before it is registered: should the broker change meanwhile, it is of no use
-        region = self._leasing.make_region(byte_size)  # takes about as long as filling it, which is this thread's work too
+        region = self._leasing.make_region(
+            layout.device, byte_size
+        )  # takes about as long as filling it, which is this thread's work too
         try:
             await self._session.register(region, pooled=True)
         except BaseException:
             region.close()
             raise
-        self._leasing.add(region, epoch)
+        self._leasing.add(layout, region, epoch)
 
     def _grown(self, growth: asyncio.Task[None]) -> None:
         self._growth = None

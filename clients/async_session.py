@@ -11,10 +11,11 @@ import asyncio
 import copy
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ..ipc.addresses import Address
-from ..ipc.errors import CallerError
+from ..ipc.errors import CallerError, PenstockError
 from ..ipc.messages import Welcome
 from .awaited import Awaited
 from .connection import Connection, used_after_fork
@@ -22,7 +23,7 @@ from .inbox import OnRefusal
 from .loop_reader import Host, LoopReader
 from .pending import Lease
 from .regions import Region
-from .session import CONTROL_TIMEOUT_S, Question, Session
+from .session import CONTROL_TIMEOUT_S, PARTING_TIMEOUT_S, Question, Session
 
 
 class AsyncSession:
@@ -149,7 +150,10 @@ class AsyncSession:
             return
         if self._loop is not None and not self._loop.is_closed():  # else another loop may clean up after it
             self.enter()
+            for question in self.sync.partings():
+                with suppress(PenstockError):  # as Session.close
+                    await self.ask(question, timeout_s=PARTING_TIMEOUT_S)
             self.sync.give_up()
             if self._attempt is not None:
                 await asyncio.wait((self._attempt,))
-        self.sync.close()
+        self.sync.end()

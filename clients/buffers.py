@@ -27,6 +27,9 @@ from .regions import Region
 from .results import InferResult, Outputs, outputs_of
 from .slots import Slot, Tensors, copy_into, unplaced
 
+DEVICE_ALIGNMENT = 256
+"""What tensors on a GPU begin at a multiple of, so that a model can take them where they are (TensorRT: setTensorAddress)."""
+
 
 class Prepared:
     """What a layout looks like at one placement."""
@@ -36,12 +39,12 @@ class Prepared:
     def __init__(self, layout: Layout, placement: Placement) -> None:
         region = placement.region
         self.layout = layout
-        self.memory: Mapping[str, Array] = {region.name: region.array}
+        self.memory: Mapping[str, Array] = {region.name: region.memory}
         offsets = iter(placement.offsets)
         places = [(spec, next(offsets) if spec.byte_size >= 0 else -1) for spec in layout.inputs + layout.outputs]
         inputs, outputs = places[: len(layout.inputs)], places[len(layout.inputs) :]
-        self.inputs = Tensors((spec.name, _view(region.array, spec, offset)) for spec, offset in inputs)
-        self.outputs = Tensors((spec.name, _view(region.array, spec, offset)) for spec, offset in outputs if offset >= 0)
+        self.inputs = Tensors((spec.name, _view(region.memory, spec, offset)) for spec, offset in inputs)
+        self.outputs = Tensors((spec.name, _view(region.memory, spec, offset)) for spec, offset in outputs if offset >= 0)
         self.inputs_raw = Raw(
             encode([InputTensor(s.name, s.datatype, list(s.shape), region.name, offset, s.byte_size) for s, offset in inputs])
         )
@@ -148,22 +151,26 @@ class SingleUse:
         """Arrays that keep the slot leased for as long as one of them is held."""
         message = entry.message
         if self._slot.current is not self._slot:  # the broker changed just before the request was sent
-            copies = {name: array.copy() for name, array in self._slot.build_result(entry).outputs.items()}
+            copies = {name: _private(array) for name, array in self._slot.build_result(entry).outputs.items()}
             return InferResult(copies, message.version, message.explain)
-        (name,) = self._slot.prepared.memory
-        outputs = outputs_of(bytes(message.outputs), {name: np.asarray(self._owner)}, entry.brought)
+        outputs = outputs_of(bytes(message.outputs), self._owner.kept(), entry.brought)
         return InferResult(outputs, message.version, message.explain)
 
 
 class _Owner:
-    """What numpy keeps alive as the base of every view on a single-use slot."""
+    """What is kept alive by every view on a single-use slot: as numpy's base, or by the array on a GPU."""
 
-    def __init__(self, memory: Mapping[str, Array]) -> None:
-        (self._array,) = memory.values()
+    def __init__(self, memory: Mapping[str, Any]) -> None:
+        ((self._name, self._array),) = memory.items()
+
+    def kept(self) -> Mapping[str, Any]:
+        """The memory, as arrays that keep this."""
+        array = self._array
+        return {self._name: np.asarray(self) if isinstance(array, np.ndarray) else array.kept_by(self)}
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        return self._array.__array_interface__
+        return dict(self._array.__array_interface__)
 
 
 class SlotPool:
@@ -224,8 +231,16 @@ class SlotPool:
             self._arena.give(self._returned.popleft())
 
 
+def _private(array: Any) -> Array:
+    """A copy, in the CPU's memory."""
+    return array.copy() if isinstance(array, np.ndarray) else array.read()
+
+
 def _sizes(layout: Layout) -> Sizes:
-    return tuple(_capacity(spec) for spec in layout.inputs + layout.outputs if spec.byte_size >= 0)
+    placed = [spec for spec in layout.inputs + layout.outputs if spec.byte_size >= 0]
+    if layout.device is None:
+        return tuple(map(_capacity, placed))
+    return tuple(-(-spec.byte_size // DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT for spec in placed)
 
 
 def _capacity(spec: TensorLayout) -> int:

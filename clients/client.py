@@ -16,7 +16,7 @@ from .catalog import Catalog, Model, Models, doubt
 from .control import Control, Files
 from .futures import InferFuture
 from .leasing import Inputs, Leasing, Wanted
-from .models import ModelInfo, OutputNames, Shapes, layout_of_batch
+from .models import Memory, ModelInfo, OutputNames, Shapes, in_memory, layout_of_batch
 from .pending import Entry
 from .regions import Region
 from .results import InferResult
@@ -114,7 +114,7 @@ class Client:
 
     def buffers(
         self, model: Model, batch: int | None = None, *, shapes: Shapes | None = None, outputs: OutputNames = None,
-        left_out: Sequence[str] = (), version: int = -1,
+        left_out: Sequence[str] = (), version: int = -1, memory: Memory = "shared", device: int = 0,
     ) -> Slot:  # fmt: skip
         """Leases a slot for requests of `batch` rows (1 by default; leave out for a model without batch dimension).
 
@@ -122,9 +122,10 @@ class Client:
         dimension. Outputs of unknown size get no place in the slot, nor do those that `outputs` maps to a `Classification`;
         results bring them along. `left_out`: optional inputs that requests do without. The slot serves any number of requests,
         one at a time; closing it gives it back to the pool.
+        `memory="cuda"`: in a CUDA region on GPU `device` of this process; its arrays are DeviceArrays, see docs/clients.md.
         """
         layout = self._catalog.fit(model, version, lambda info: layout_of_batch(info, batch, shapes or {}, outputs, left_out))
-        return self._leasing.slot(layout)
+        return self._leasing.slot(in_memory(layout, memory, device))
 
     def register(self, region: Region) -> None:
         """Registers memory of the caller's own; again by itself after a restart of the broker. Raises ALREADY_EXISTS."""

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..ipc.errors import invalid
+from ..ipc.errors import CallerError, Code, invalid
 from ..ipc.tensors import numpy_dtype
 from .arena import Arena, Broker
-from .arrays import text_content, to_array
+from .arrays import AnyArray, device_of, text_content, to_array
 from .buffers import SingleUse, SlotPool
 from .catalog import Catalog, Model
-from .models import Array, Classification, Layout, ModelInfo, TensorInfo, check_inputs, layout_of_arrays
+from .device_arrays import DeviceArray
+from .models import Classification, Layout, ModelInfo, TensorInfo, check_inputs, layout_of_arrays
 from .regions import MemfdRegion, Placed, Region, SystemRegion
 from .session import Session
 from .slots import InlineSlot, PlacedRequest, Slot
@@ -32,14 +34,23 @@ class Leasing:
         self._session = session
         self._catalog = catalog
         self._broker = Broker()
-        self._pool = SlotPool(Arena(self._broker, self._add_region, session.drop))
+        #: GPU -> its pool; None: that of shared memory
+        self._pools: dict[int | None, SlotPool] = {None: self._pool(None)}
 
     def __repr__(self) -> str:
-        return f"<Leasing {self._pool!r}>"
+        return f"<Leasing {', '.join(map(repr, self._pools.values()))}>"
 
     def check_invariants(self) -> None:
-        """Those of the pool."""
-        self._pool.check_invariants()
+        """Those of the pools."""
+        for pool in self._pools.values():
+            pool.check_invariants()
+
+    def _pool(self, device: int | None) -> SlotPool:
+        return SlotPool(Arena(self._broker, partial(self._add_region, device), self._session.drop))
+
+    def _pool_for(self, layout: Layout) -> SlotPool:
+        pool = self._pools.get(layout.device)
+        return self._pools.setdefault(layout.device, self._pool(layout.device)) if pool is None else pool
 
     def met(self, identity: bytes) -> None:
         """The session has met a broker: the same or another."""
@@ -53,7 +64,9 @@ class Leasing:
 
     def empty(self, layout: Layout, inline: bool) -> Slot:
         """The same. Waits for the broker only where the pool lacks room (`lacks`)."""
-        return InlineSlot.for_layout(layout) if inline else self._pool.lease(layout)
+        if inline:
+            _refuse_inline(layout)
+        return InlineSlot.for_layout(layout) if inline else self._pool_for(layout).lease(layout)
 
     def for_request(self, target: Model, inputs: Inputs | None, outputs: Wanted, version: int) -> Lease:
         """The memory of one request, with its inputs in it. Raises CallerError for inputs that do not fit."""
@@ -66,40 +79,46 @@ class Leasing:
     def filled(self, draft: Draft, inline: bool) -> Lease:
         """The memory of a request that is drafted. Waits for the broker only where the pool lacks room (`lacks`)."""
         if inline:
+            _refuse_inline(draft.layout)
             return InlineSlot(draft.layout, draft.contents, {})
-        slot = self._pool.lease(draft.layout)
+        slot = self._pool_for(draft.layout).lease(draft.layout)
         for name, content in draft.contents.items():
             slot.inputs[name][...] = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else content
         return SingleUse(slot)
 
     def lacks(self, layout: Layout) -> int:
         """How large a region must be added (`make_region`, registered, `add`) before the pool has a slot of it; 0: none."""
-        return self._pool.lacks(layout)
+        return self._pool_for(layout).lacks(layout)
 
     @property
     def epoch(self) -> int:
         """To be read before a region is registered, and given to `add` with it."""
         return self._broker.epoch
 
-    def add(self, region: Region, epoch: int) -> None:
-        """A registered region for the pool. It loses its name: the broker has it open."""
+    def add(self, layout: Layout, region: Region, epoch: int) -> None:
+        """A registered region for the pool of that layout. It loses its name: the broker has it open."""
         region.unlink()
-        self._pool.add(region, epoch)
+        self._pool_for(layout).add(region, epoch)
 
     def close(self) -> None:
         """Lets go of the memory, now that the session has ended. Idempotent."""
-        self._pool.close()
+        for pool in self._pools.values():
+            pool.close()
 
-    def make_region(self, byte_size: int) -> Region:
-        """A fresh region for the pool, not registered yet."""
+    def make_region(self, device: int | None, byte_size: int) -> Region:
+        """A fresh region for a pool, not registered yet."""
         name = f"~{os.urandom(6).hex()}"  # random: a slot used with another client must be refused there, not found
+        if device is not None:
+            from .cuda_regions import CudaRegion  # here: most programs have no use for it
+
+            return CudaRegion.allocate(name, byte_size, device)
         if self._session.keeps_memory:
             return MemfdRegion(name, byte_size)
         return SystemRegion.create(name, f"penstock-{os.getpid()}-{name[1:]}", byte_size)
 
-    def _add_region(self, byte_size: int) -> Region:
+    def _add_region(self, device: int | None, byte_size: int) -> Region:
         """One that is registered, and has no name that could be left behind."""
-        region = self.make_region(byte_size)
+        region = self.make_region(device, byte_size)
         try:
             self._session.register(region, pooled=True)
         except BaseException:
@@ -113,7 +132,7 @@ class Draft(NamedTuple):
     """A request whose inputs were checked, before it has memory."""
 
     layout: Layout
-    contents: dict[str, Array | bytes]
+    contents: dict[str, Any]  # arrays, and bytes of BYTES
 
     @classmethod
     def of(cls, model: ModelInfo, inputs: Inputs, outputs: Wanted) -> Draft:
@@ -121,9 +140,18 @@ class Draft(NamedTuple):
         check_inputs(model, inputs)
         given = [spec for spec in model.inputs if spec.name in inputs]
         arrays = {spec.name: to_array(model, spec, inputs[spec.name]) for spec in given}
+        device = device_of(model, arrays)
         contents = {spec.name: _content(model, spec, arrays[spec.name]) for spec in given}
         shapes = {name: array.shape for name, array in arrays.items()}
-        return cls(layout_of_arrays(model, contents, shapes, outputs), contents)
+        return cls(layout_of_arrays(model, contents, shapes, outputs)._replace(device=device), contents)
+
+
+def _refuse_inline(layout: Layout) -> None:
+    if layout.device is not None:
+        raise CallerError(
+            f"model '{layout.model}': this broker takes tensors inline only, and none from a GPU: copy them to the CPU first",
+            Code.UNSUPPORTED,
+        )
 
 
 def checked(target: Model, inputs: Inputs | None) -> Inputs:
@@ -145,7 +173,9 @@ def placed_request(target: Model, inputs: Inputs, outputs: Wanted, version: int)
     return PlacedRequest(name, asked, inputs, () if outputs is None else outputs)
 
 
-def _content(model: ModelInfo, spec: TensorInfo, array: Array) -> Array | bytes:
+def _content(model: ModelInfo, spec: TensorInfo, array: AnyArray) -> AnyArray | bytes:
+    if isinstance(array, DeviceArray):
+        return array
     if spec.datatype == "BYTES":
         return text_content(array, f"model '{model.name}': input '{spec.name}'")
     return array.astype(numpy_dtype(spec.datatype), copy=False)  # the machine's byte order

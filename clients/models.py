@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from operator import index
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy.typing as npt
 
@@ -79,6 +79,7 @@ class Layout(NamedTuple):
     version: int
     inputs: tuple[TensorLayout, ...]
     outputs: tuple[TensorLayout, ...]
+    device: int | None = None  # in the memory of this GPU, in the client's numbering; None: shared memory
 
 
 Shapes = Mapping[str, Sequence[int]]
@@ -122,7 +123,18 @@ def layout_of_batch(
     return Layout(model.name, model.asked_version, tuple(inputs), _outputs(model, rows, shapes, wanted))
 
 
-def layout_of_arrays(model: ModelInfo, arrays: Mapping[str, Array | bytes], given: Shapes, wanted: OutputNames) -> Layout:
+Memory = Literal["shared", "cuda"]
+"""What a slot is cut from: memory of the CPU that processes share, or a CUDA region."""
+
+
+def in_memory(layout: Layout, memory: Memory, device: int) -> Layout:
+    """The layout in that memory. Raises CallerError for a memory that there is not."""
+    if memory not in get_args(Memory):
+        raise invalid(f"model '{layout.model}': memory is one of {', '.join(get_args(Memory))}, got {memory!r}")
+    return layout._replace(device=device) if memory == "cuda" else layout
+
+
+def layout_of_arrays(model: ModelInfo, arrays: Mapping[str, Any], given: Shapes, wanted: OutputNames) -> Layout:
     """The layout for these inputs, as `convert` made them; `given` are the shapes of all of them, batch dimension included."""
     inputs = []
     for spec in model.inputs:

@@ -2,7 +2,7 @@
 """Regions: shared memory that a client registers with the broker under a name.
 
 A MemfdRegion has no other name and dies with its last user. A SystemRegion is a POSIX segment with a key, which other programs
-know it by, and which whoever made it must unlink.
+know it by, and which whoever made it must unlink. CUDA memory is in cuda_regions.py.
 """
 
 from __future__ import annotations
@@ -37,43 +37,36 @@ class Placed(NamedTuple):
 
 
 class Region(ABC):
-    """Shared memory mapped into this process. `array` is all of it as bytes, valid for as long as a view on it lives."""
+    """Shared memory that this process can use. `memory` is all of it as bytes, valid for as long as a view on it lives."""
 
-    kind: ClassVar[Literal["memfd", "system"]]
+    kind: ClassVar[Literal["memfd", "system", "cuda"]]
 
-    def __init__(self, name: str, fd: int, byte_size: int, offset: int = 0) -> None:
+    def __init__(self, name: str, byte_size: int, offset: int = 0) -> None:
         self.name = name
         self.byte_size = byte_size
         self.offset = offset
-        self._fd = fd
-        try:
-            self._mapping = Mapping(fd, byte_size, offset)
-        except BaseException:
-            os.close(fd)
-            raise
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {self.byte_size} bytes{' closed' if self.closed else ''}>"
 
+    @abstractmethod
     def check_invariants(self) -> None:
-        """The descriptor is open just as long as the mapping is."""
-        self._mapping.check_invariants()
-        assert (self._fd < 0) == self._mapping.closed, self
+        """What is open is all there, what is closed is not."""
 
     @property
+    @abstractmethod
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self._mapping.closed
 
     @property
-    def array(self) -> npt.NDArray[np.uint8]:
-        """The memory, as bytes."""
-        return self._mapping.array
+    @abstractmethod
+    def memory(self) -> Any:
+        """The memory, as an array of bytes: numpy's, or a DeviceArray."""
 
-    def view(self, datatype: str, shape: Sequence[int], offset: int = 0) -> npt.NDArray[Any]:
+    def view(self, datatype: str, shape: Sequence[int], offset: int = 0) -> Any:
         """A tensor of the region as an array, to be read and written in place."""
         size = self._tensor_bytes(datatype, shape, offset)
-        return self.array[offset : offset + size].view(numpy_dtype(datatype)).reshape(tuple(shape))
+        return self.memory[offset : offset + size].view(numpy_dtype(datatype)).reshape(tuple(shape))
 
     def tensor(self, datatype: str, shape: Sequence[int], offset: int = 0) -> Placed:
         """A tensor of the region, to be given to `Client.infer` as an input, or as the place of an output."""
@@ -94,12 +87,9 @@ class Region(ABC):
     def unlink(self) -> None:  # noqa: B027 - most regions have no key to be removed
         """Removes the key, where this region has one and made it. The memory stays with those who have it. Idempotent."""
 
+    @abstractmethod
     def close(self) -> None:
-        """Gives the memory up; views stay valid, and the broker keeps its own hold until it is unregistered. Idempotent."""
-        self._mapping.close()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Gives the memory up; views stay valid. Idempotent."""
 
     def __enter__(self: R) -> R:  # noqa: PYI019 - typing.Self came with Python 3.11
         return self
@@ -108,7 +98,52 @@ class Region(ABC):
         self.close()
 
 
-class MemfdRegion(Region):
+class HostRegion(Region):
+    """Shared memory mapped into this process."""
+
+    def __init__(self, name: str, fd: int, byte_size: int, offset: int = 0) -> None:
+        super().__init__(name, byte_size, offset)
+        self._fd = fd
+        try:
+            self._mapping = Mapping(fd, byte_size, offset)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def check_invariants(self) -> None:
+        """The descriptor is open just as long as the mapping is."""
+        self._mapping.check_invariants()
+        assert (self._fd < 0) == self._mapping.closed, self
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._mapping.closed
+
+    @property
+    def array(self) -> npt.NDArray[np.uint8]:
+        """The memory, as bytes."""
+        return self._mapping.array
+
+    @property
+    def memory(self) -> npt.NDArray[np.uint8]:
+        """The same."""
+        return self._mapping.array
+
+    def view(self, datatype: str, shape: Sequence[int], offset: int = 0) -> npt.NDArray[Any]:
+        """A tensor of the region as an array, to be read and written in place."""
+        found: npt.NDArray[Any] = super().view(datatype, shape, offset)
+        return found
+
+    def close(self) -> None:
+        """Gives the memory up; views stay valid, and the broker keeps its own hold until it is unregistered. Idempotent."""
+        self._mapping.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class MemfdRegion(HostRegion):
     """Fresh sealed memory without a key. For the local link, which hands descriptors over."""
 
     kind = "memfd"
@@ -121,7 +156,7 @@ class MemfdRegion(Region):
         return Register(number, self.name, self.kind, self.byte_size, fds=1), (self._fd,)
 
 
-class SystemRegion(Region):
+class SystemRegion(HostRegion):
     """A POSIX shared memory segment: Triton's `system` kind. Made with `create` or `attach`."""
 
     kind = "system"

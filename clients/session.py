@@ -15,23 +15,26 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 from ..ipc.addresses import Address
-from ..ipc.errors import BrokerError, CallerError, Code
+from ..ipc.errors import BrokerError, CallerError, Code, PenstockError
 from ..ipc.messages import Message, Unregister, Welcome
 from .connection import Connection, MakeStandby, used_after_fork
 from .inbox import OnRefusal
 from .last_resort import LastResort
 from .links import Link, greet, open_link, register_again
 from .pending import Entry
+from .region_book import Parting, RegionBook, unregistration
 from .regions import Region
 
 log = logging.getLogger("penstock.clients")
 
 CONTROL_TIMEOUT_S = 30.0
 """How long the broker may take to answer what is no inference."""
+PARTING_TIMEOUT_S = 5.0
+"""How long the end of a session waits for workers to close its CUDA memory."""
 FIRST_RETRY_S, LAST_RETRY_S = 0.02, 0.25
 
 Question = Callable[[int], tuple[Message, Sequence[int]]]
@@ -61,18 +64,17 @@ class Session:
         self.connection: Connection | None = None  # the latest; it may be lost
         self._closed = False
         self.is_forked = False
-        self._regions: dict[str, Region] = {}  # name -> region registered by the user, or about to be
-        self._pooled: dict[str, Region] = {}  # the same for those of the slot pool, which are closed with the session
+        self._regions = RegionBook(address)
         reference = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _tell_forked(reference))
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else repr(self.connection)
-        return f"<Session with {self.address} {state}, {len(self._regions)} regions, {len(self._pooled)} pooled>"
+        return f"<Session with {self.address} {state}, {self._regions!r}>"
 
     def check_invariants(self) -> None:
-        """Regions are known by their own names; those of the connection."""
-        assert all(region.name == name for name, region in (self._regions | self._pooled).items()), self
+        """Those of the parts."""
+        self._regions.check_invariants()
         if self.connection is not None:
             self.connection.check_invariants()
 
@@ -128,11 +130,11 @@ class Session:
 
     def _register_again(self, link: Link, deadline_s: float) -> None:
         if not self.keeps_memory:
-            self._pooled.clear()  # their keys are unlinked: the pool replaces them
-        refused = register_again(link, self.address, [*self._regions.values(), *self._pooled.values()], deadline_s)
+            self._regions.drop_pooled()  # their keys are unlinked
+        refused = register_again(link, self.address, self._regions.all, deadline_s)
         for name, error in refused.items():
             log.warning("region '%s' could not be registered again: %s", name, error)
-            self._regions.pop(name, None)
+            self._regions.refused(name)
 
     @property
     def keeps_memory(self) -> bool:
@@ -146,7 +148,9 @@ class Session:
 
         `timeout_s` None: waits as long as the connection lasts.
         """
-        connection = self.live()
+        return self._ask(self.live(), make_message, parts, timeout_s)
+
+    def _ask(self, connection: Connection, make_message: Question, parts: Sequence[bytes], timeout_s: float | None) -> Any:
         deadline_ns = 0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9)
         entry = Entry(next(self.numbers), None, deadline_ns)
         message, fds = make_message(entry.number)
@@ -174,18 +178,11 @@ class Session:
             raise CallerError(
                 f"region '{region.name}': the broker at {self.address} takes tensors inline only", Code.UNSUPPORTED
             )
-        if region.kind == "memfd" and self.address.kind != "local":
-            raise CallerError(
-                f"region '{region.name}': {self.address} cannot carry a memfd; use SystemRegion", Code.UNSUPPORTED
-            )
-        regions = self._pooled if pooled else self._regions
-        if region.name in regions or regions.setdefault(region.name, region) is not region:
-            raise CallerError(f"region '{region.name}' is registered already", Code.ALREADY_EXISTS)
+        self._regions.add(region, pooled)
 
     def strike(self, region: Region) -> None:
         """The region is not registered after all."""
-        self._regions.pop(region.name, None)
-        self._pooled.pop(region.name, None)
+        self._regions.strike(region.name)
 
     def unregister(self, name: str) -> None:
         """Forgets one region, or (empty) all that the user registered, and waits until the broker has."""
@@ -194,26 +191,25 @@ class Session:
 
     def taken_back(self, name: str) -> list[Question]:
         """Forgets one region, or all of the user's; returns what is to be asked for that."""
-        names = [name] if name else list(self._regions)
-        for each in names:
-            self._regions.pop(each, None)
-        return [partial(_unregistration, each) for each in names]
+        return [unregistration(each) for each in self._regions.take(name)]
 
     def drop(self, region: Region) -> None:
-        """Unregisters a pooled region without waiting, and closes it: nothing uses it any more."""
-        self.retract(region)
-        region.close()
+        """Unregisters a pooled region without waiting. It is closed when the broker says that no worker has it open."""
+        self.retract(region, Parting(region))
 
-    def retract(self, region: Region) -> None:
+    def retract(self, region: Region, parting: Parting | None = None) -> None:
         """Unregisters a region without waiting."""
         self.strike(region)
         connection = self.connection
         if connection is not None and not connection.is_lost:
             number = next(self.numbers)
             try:
-                connection.start(Entry(number), Unregister(number, region.name))
+                connection.start(Entry(number, parting), Unregister(number, region.name))
+                return
             except BrokerError:
                 log.debug("region '%s' went with its connection", region.name)
+        if parting is not None:
+            parting.lose()
 
     def forked(self) -> None:
         """In a forked child: everything here is the parent's."""
@@ -223,6 +219,11 @@ class Session:
 
     # --- the end ----------------------------------------------------------------------------------------------------------
 
+    def partings(self) -> list[Question]:
+        """What is to be asked before the end: CUDA memory of the pool is given back when no worker has it open."""
+        stands = self.connection is not None and not self.connection.is_lost
+        return [unregistration(name) for name in self._regions.on_gpus() if stands]
+
     def give_up(self) -> None:
         """No connection is made any more. A thread that tries to make one ends soon, with an error."""
         self._closed = True
@@ -230,18 +231,19 @@ class Session:
     def close(self) -> None:
         """Ends the session; what is in flight ends with an error. Idempotent. In a forked child: leaves the parent's alone."""
         self.give_up()
-        if self.is_forked:
-            return
+        if not self.is_forked:
+            for question in self.partings():
+                with suppress(PenstockError):  # the broker is gone, or a worker too busy: the memory goes all the same
+                    self._ask(cast("Connection", self.connection), question, (), PARTING_TIMEOUT_S)
+            self.end()
+
+    def end(self) -> None:
+        """The rest of `close`, without waiting for the broker. Idempotent."""
+        self.give_up()
         with self._connecting:
             if self.connection is not None:
                 self.connection.close()
-        for region in self._pooled.values():
-            region.close()
-        self._pooled.clear()
-
-
-def _unregistration(name: str, number: int) -> tuple[Message, Sequence[int]]:
-    return Unregister(number, name), ()
+        self._regions.close()
 
 
 def _tell_forked(reference: weakref.ref[Session]) -> None:

@@ -170,10 +170,9 @@ class PlacedRequest(Slot):
                     f"model '{model}': either all inputs lie in regions or none; input '{name}' is a {type(placed).__name__}"
                 )
         places = [_place(model, name, outputs[name] if isinstance(outputs, Mapping) else None) for name in outputs]
-        regions = [placed.region for placed in inputs.values()]
         forms = outputs.values() if isinstance(outputs, Mapping) else ()
-        regions += [placed.region for placed in forms if isinstance(placed, Placed)]
-        self._memory = {region.name: region.array for region in regions}
+        self._memory = {placed.region.name: placed.region.memory for placed in forms if isinstance(placed, Placed)}
+        self._regions = [placed.region for placed in inputs.values()]  # which are kept until the result is there
         self._inputs_raw = Raw(encode([_tensor(name, placed) for name, placed in inputs.items()]))
         self._outputs_raw = Raw(encode(places))
 

@@ -8,31 +8,68 @@ from collections.abc import Sequence
 
 from ..ipc.errors import CallerError, Code, invalid
 from ..ipc.messages import Infer, Register
+from ..ipc.peers import Peer
 from ..ipc.regions import check_memfd, create_memfd
 from ..ipc.system_regions import check_system, open_system
 from .bindings import Binding, bind
+from .known_gpus import check_gpu
 from .models import ModelTable
-from .regions import Region, RegionRegistry
+from .regions import CudaMemory, Region, RegionRegistry
 from .requests import InferRequest
 from .sessions import Session
 
 ALIGNMENT = 64
 
 
-def register(regions: RegionRegistry, session: Session, message: Register, fds: Sequence[int]) -> None:
-    """Registers memory for a session. The caller keeps `fds`. Raises CallerError; then nothing has changed."""
+HANDLE_BYTES = 64
+"""CUDA_IPC_HANDLE_SIZE in driver_types.h."""
+LARGEST = 2**63 - 1
+
+
+def register(regions: RegionRegistry, session: Session, message: Register, fds: Sequence[int]) -> Region:
+    """Registers memory for a session. `message` names the GPU of CUDA memory by its uuid; the caller keeps `fds`.
+
+    Raises CallerError; then nothing has changed.
+    """
     session.regions.check_new(message.name)
     if session.peer is None:
         raise CallerError(
             f"region '{message.name}': a client whose uid is not known may send tensors inline only", Code.UNSUPPORTED
         )
-    is_memfd = message.kind == "memfd"
     try:
-        fd = _memfd(message, fds) if is_memfd else _system(message, fds, session.peer.uid)
+        region = _added(regions, message, fds, session.peer)
     except CallerError as error:
         raise CallerError(f"region '{message.name}': {error.message}", error.code) from error
-    region = regions.add(message.name, message.kind, fd, message.offset, message.byte_size, sealed=is_memfd)
     session.regions.add(region)
+    return region
+
+
+def _added(regions: RegionRegistry, message: Register, fds: Sequence[int], peer: Peer) -> Region:
+    name, kind, offset, byte_size = message.name, message.kind, message.offset, message.byte_size
+    if kind == "cuda":
+        cuda = CudaMemory(_handle(message, fds), check_gpu(message.uuid), peer.pid)
+        return regions.add(name, kind, -1, offset, byte_size, True, cuda)
+    if message.handle or message.uuid:
+        raise invalid(f"a {kind} region has neither a handle nor a GPU, which only CUDA memory has")
+    is_memfd = kind == "memfd"
+    fd = _memfd(message, fds) if is_memfd else _system(message, fds, peer.uid)
+    return regions.add(name, kind, fd, offset, byte_size, is_memfd)
+
+
+def _handle(message: Register, fds: Sequence[int]) -> bytes:
+    if fds:
+        raise invalid("a cuda region is named by its handle and brings no descriptor")
+    if message.key:
+        raise invalid(f"a cuda region has no key, got {message.key!r}")
+    if message.byte_size == 0:
+        raise invalid("byte_size must be at least 1, got 0")
+    if message.offset + message.byte_size > LARGEST:
+        raise invalid(f"offset {message.offset} + byte_size {message.byte_size} is more than any memory has")
+    if len(message.handle) != HANDLE_BYTES:
+        raise invalid(f"the handle of CUDA memory has {HANDLE_BYTES} bytes (cudaIpcMemHandle_t), got {len(message.handle)}")
+    if not any(message.handle):
+        raise invalid("the handle of CUDA memory is all zeros: cudaIpcGetMemHandle gives one")
+    return message.handle
 
 
 def _memfd(message: Register, fds: Sequence[int]) -> int:
@@ -80,7 +117,7 @@ def admit(
     return InferRequest(
         number, session.number, message.principal, binding.model.number, binding.rows, binding.shape_key, deadline, now_ns,
         client=session, client_id=message.id, binding=binding, explain=message.explain, priority=message.priority,
-        timeout_ns=message.timeout_us * 1000,
+        timeout_ns=message.timeout_us * 1000, gpu=binding.bound_to,
     )  # fmt: skip
 
 

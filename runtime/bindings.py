@@ -10,7 +10,7 @@ Rules and texts are those of Triton's core where it has them (its infer_request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import msgspec
 
@@ -30,6 +30,7 @@ from ..ipc.tensors import ITEM_BYTES, byte_size
 from .cache_plans import CachePlan, cache_plan
 from .models import ServedModel
 from .regions import Region, RegionNames
+from .scheduling.requests import NO_GPU
 
 _inputs_decoder = msgspec.msgpack.Decoder(list[InputTensor])
 _places_decoder = msgspec.msgpack.Decoder(list[OutputPlace])
@@ -44,7 +45,7 @@ Inline = Callable[[Sequence[int]], tuple[Region, list[int]]]
 class Binding:
     """A checked placement of one request of one model version."""
 
-    __slots__ = ("item", "model", "places", "plan", "regions", "reply", "rows", "shape_key", "single_use")
+    __slots__ = ("bound_to", "gpu", "item", "model", "places", "plan", "regions", "reply", "rows", "shape_key", "single_use")
 
     def __init__(
         self, model: ServedModel, rows: int, shape_key: Hashable, regions: tuple[Region, ...], item: msgspec.Raw,
@@ -58,6 +59,10 @@ class Binding:
         self.reply = reply  # the encoded outputs, where they are known before execution
         self.places = places  # of the outputs, in the order in which they were asked for
         self.single_use = single_use  # inline tensors: the region is this request's own
+        #: uuid of the GPU that its CUDA regions lie on; "": it has none, and may be executed anywhere
+        self.gpu = next((region.gpu for region in regions if region.gpu), "")
+        #: ordinal of that GPU, where only some of the model's instances are on it
+        self.bound_to = model.ordinals.get(self.gpu, NO_GPU)
         self.plan: CachePlan | None = None  # of a model that uses the response cache
 
     def __repr__(self) -> str:
@@ -101,6 +106,7 @@ def bind(
     regions = _input_regions(model, names, ordered)
     read = [_Span(t.name, r, t.offset, t.byte_size) for t, r in zip(ordered, regions, strict=True) if t and r]
     _check_overlaps(model, read, spans)
+    _check_gpus(model, [*filter(None, regions), *slots.regions])
     slices = _slices(ordered, regions, _store_inline(tensors, parts, inline))
     used = {region.number: region for region, _ in slices if region} | {region.number: region for region in slots.regions}
     item = Placement(rows, [piece for _, piece in slices], slots.slices)
@@ -108,7 +114,7 @@ def bind(
     binding = Binding(
         model, rows, _shape_key(model, ordered), tuple(used.values()), msgspec.Raw(encode(item)), reply, places, bool(parts)
     )
-    if model.uses_cache:
+    if model.uses_cache and not binding.gpu:  # the broker cannot read what lies on a GPU
         given = [
             (tensor, (region, piece)) for tensor, (region, piece) in zip(ordered, slices, strict=True) if tensor and region
         ]
@@ -236,6 +242,7 @@ def _input_regions(model: ServedModel, names: RegionNames, ordered: list[InputTe
         asker = f"input '{tensor.name}' of model '{model.name}'"
         region = names.find(tensor.region, asker)
         _check_bounds(asker, region, tensor.offset, tensor.byte_size)
+        _check_kind(asker, region, tensor.datatype)
         found.append(region)
     return found
 
@@ -250,6 +257,38 @@ def _check_bounds(asker: str, region: Region, offset: int, size: int) -> None:
         raise invalid(
             f"{asker}: Invalid offset + byte size for shared memory region: '{region.name}' has {region.byte_size} bytes, "
             f"offset {offset} + byte size {size} is {offset + size}"
+        )
+
+
+def _check_kind(asker: str, region: Region, datatype: str) -> None:
+    if region.gpu and datatype == "BYTES":
+        raise invalid(
+            f"{asker}: BYTES cannot lie in CUDA memory, such as region '{region.name}': text is taken apart by the CPU; "
+            "use a memfd or system region"
+        )
+
+
+def _check_gpus(model: ServedModel, regions: Iterable[Region]) -> None:
+    """Raises CallerError for CUDA regions that no instance of the model can reach."""
+    on_gpus = [region for region in regions if region.gpu]
+    if not on_gpus:
+        return
+    first = on_gpus[0]
+    for other in on_gpus:
+        if other.gpu != first.gpu:
+            raise invalid(
+                f"model '{model.name}': region '{first.name}' lies on {first.gpu}, region '{other.name}' on {other.gpu}: "
+                "the CUDA regions of a request must lie on one GPU"
+            )
+    if not model.gpus:
+        raise invalid(
+            f"model '{model.name}' runs on the CPU and cannot reach region '{first.name}', CUDA memory on {first.gpu}: use a "
+            "memfd or system region, or give the model an instance_group of KIND_GPU"
+        )
+    if first.gpu not in model.gpus:
+        raise invalid(
+            f"model '{model.name}' runs on {', '.join(sorted(model.gpus))} and cannot reach region '{first.name}', CUDA memory "
+            f"on {first.gpu}: allocate it on a GPU of the model, or use a memfd or system region"
         )
 
 
@@ -274,6 +313,7 @@ def _place_outputs(
         asker = f"output '{place.name}' of model '{model.name}'"
         region = names.find(place.region, asker)
         _check_bounds(asker, region, place.offset, place.byte_size)
+        _check_kind(asker, region, model.spec.outputs[position].datatype)
         needed = model.output_bytes(position, rows, inputs)
         if needed is not None and place.byte_size < needed:
             raise invalid(

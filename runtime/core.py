@@ -12,12 +12,14 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..ipc.errors import PenstockError
-from ..ipc.local import LinkClosed
-from ..ipc.messages import BatchDone, Loaded, LoadFailed, Ready
+from ..ipc.errors import BrokerError, PenstockError
+from ..ipc.messages import BatchDone, Loaded, LoadFailed, Ready, RegionMapped, RegionUnmapped
 from .cached_answers import CachedAnswers
 from .delivery import Delivery
+from .device_regions import DeviceRegions
 from .fleet import Fleet
+from .flushing import Flushing
+from .gpu_survey import GpuSurvey
 from .host import Host
 from .instances import Instance
 from .loads import Loads
@@ -25,6 +27,7 @@ from .models import ModelState, ModelTable
 from .reception import Reception
 from .regions import RegionRegistry
 from .replies import Replies
+from .repository.placement import Placing
 from .requests import InferRequest
 from .response_cache import LocalCache
 from .scheduling.commands import AnyCommand
@@ -47,11 +50,15 @@ class Core:
         self.regions = RegionRegistry()
         self.models = ModelTable(has_cache=settings.cache_size_bytes > 0)
         self.scheduler = Scheduler(settings.resource_limits)
-        self.fleet = Fleet(settings, host, self.regions, self.feed, clock)
+        self.gpu_survey = GpuSurvey()
+        placing = Placing(self.gpu_survey.look, settings.gpu_fallback, settings.lanes)
+        self.fleet = Fleet(settings, host, self.regions, self.feed, clock, placing)
         self.loads = Loads(settings, host, self.models, self.fleet, self._switched)
         self.fleet.report_to(self.loads)
         self.surveys = Surveys(settings, host, self.models, self.loads, clock)
         self.reception = Reception(self)
+        self.device_regions = DeviceRegions(self.regions, self.fleet.instances, self.fleet.unflushed, self.reception.send)
+        self._flushing = Flushing(self.fleet, self.reception, settings.max_reply_backlog_bytes)
         self.traces = Traces()
         self.cache = LocalCache(settings.cache_size_bytes)
         self.answers = CachedAnswers(self.cache, settings.cache_max_request_bytes, self.reception.unflushed, clock)
@@ -65,7 +72,9 @@ class Core:
             BatchDone: self._batch_done,
             Loaded: self.fleet.loaded,
             LoadFailed: self.fleet.load_failed,
-            Ready: self.fleet.ready,
+            Ready: self._ready,
+            RegionMapped: self.device_regions.mapped,
+            RegionUnmapped: self.device_regions.unmapped,
         }
 
     def __repr__(self) -> str:
@@ -80,7 +89,9 @@ class Core:
         self.delivery.check_invariants()
         self.loads.check_invariants()
         self.surveys.check_invariants()
+        self.gpu_survey.check_invariants()
         self.reception.check_invariants()
+        self.device_regions.check_invariants()
         self.traces.check_invariants()
         self.cache.check_invariants()
         named = {region.number for session in self.reception.sessions.values() for region in session.regions}
@@ -141,15 +152,20 @@ class Core:
         try:
             self._settle()
             now = self.clock()
-            commands = self.scheduler.handle(BatchEnded(instance.number, message.batch), now)
+            commands = self.scheduler.handle(BatchEnded(_lane_of(instance, message), message.batch), now)
             self.delivery.batch_done(commands, message, fds, now)
         finally:
             for fd in fds:
                 os.close(fd)
 
+    def _ready(self, instance: Instance, message: Ready) -> None:
+        self.device_regions.greet(instance)  # first: batches may follow at once
+        self.fleet.ready(instance, message)
+
     def worker_exited(self, instance: Instance) -> None:
         """The process is dead and its socket drained."""
         self.fleet.exited(instance)
+        self.device_regions.gone(instance)
 
     # --- models ----------------------------------------------------------------------------------------------------------
 
@@ -165,6 +181,7 @@ class Core:
     def abandon(self, why: str) -> None:
         """Fails loads, and what waits for an instance; what runs may still end by itself."""
         self.surveys.abandon()
+        self.gpu_survey.abandon()
         self.loads.abandon(why)
         for model in self.models:
             if model.accepts:
@@ -193,40 +210,7 @@ class Core:
     def flush(self) -> tuple[list[Session], list[Instance]]:
         """Sends what is queued. Returns those whose sockets are full, to be tried again when there is room."""
         self._settle()
-        full_sessions: list[Session] = []
-        full_instances: list[Instance] = []
-        instances, sessions = self.fleet.unflushed, self.reception.unflushed
-        while instances or sessions:  # a session that ends has something to say to instances
-            while instances:
-                instance = instances.pop()
-                try:
-                    if not instance.link.flush():
-                        full_instances.append(instance)
-                except LinkClosed:
-                    instance.hung_up()
-                except PenstockError as error:
-                    instance.kill(f"cannot be told what to do: {error.message}")
-            while sessions:
-                session = sessions.pop()
-                if not self._flush_session(session):
-                    full_sessions.append(session)
-        return [session for session in full_sessions if not session.ended], full_instances
-
-    def _flush_session(self, session: Session) -> bool:
-        """Whether everything could be sent; a session that is gone or reads nothing is ended."""
-        try:
-            if session.link.flush():
-                return True
-        except LinkClosed:
-            self.reception.end(session, "connection lost")
-            return True
-        except PenstockError as error:  # an answer beyond the frame limit, or no memory to send it
-            self.reception.expel(session, f"cannot be answered: {error.message}")
-            return True
-        if session.link.backlog <= self.settings.max_reply_backlog_bytes:
-            return False
-        self.reception.expel(session, f"does not read its replies: {session.link.backlog} bytes are waiting")
-        return True
+        return self._flushing.flush()
 
     def is_settled(self) -> bool:
         """Whether what is to be loaded at the start is loaded, or has failed to be."""
@@ -235,3 +219,10 @@ class Core:
     def is_idle(self) -> bool:
         """Whether no accepted request waits for an outcome or a release."""
         return not any(session.in_flight for session in self.reception.sessions.values())
+
+
+def _lane_of(instance: Instance, message: BatchDone) -> int:
+    """The scheduler's number for where a batch was executed. Raises BrokerError for a lane that the worker has not."""
+    if not 0 <= message.lane < instance.lanes:
+        raise BrokerError(f"{instance.name} has no lane {message.lane}")
+    return instance.number + message.lane

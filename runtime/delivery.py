@@ -77,7 +77,7 @@ class Delivery:
 
     def _send_batch(self, command: SendBatch) -> None:
         batch = command.batch
-        instance = self._fleet.instances[batch.instance]
+        instance, lane, _ = self._fleet.lanes[batch.instance]
         mapped = instance.mapped
         items: list[Raw] = []
         for request in batch.requests:
@@ -86,14 +86,14 @@ class Delivery:
                 if region.number not in mapped:
                     self._regions.map_into(region, instance)
             items.append(binding.item)
-        instance.link.put(Batch(batch.number, items))
+        instance.link.put(Batch(batch.number, items, lane))
         self._fleet.unflushed.add(instance)
 
     def _kill(self, command: Kill) -> None:
-        self._fleet.instances[command.instance].kill(command.message)
+        self._fleet.lanes[command.instance].instance.kill(command.message)
 
     def _vacated(self, command: Vacated) -> None:
-        self._fleet.departures.vacated(self._fleet.instances[command.instance])
+        self._fleet.departures.lane_vacated(self._fleet.lanes[command.instance].instance)
 
     def _drained(self, command: Drained) -> None:
         self._fleet.departures.drained(self._models.by_number(command.model))
@@ -118,7 +118,7 @@ class Delivery:
 
     def _executed(self, batch: SentBatch, report: BatchDone, fds: list[int], now_ns: int) -> Answered:
         """Counts the execution; what its requests are answered with."""
-        model, instance = self._models.by_number(batch.model), self._fleet.instances[batch.instance].name
+        model, instance = self._models.by_number(batch.model), self._fleet.lanes[batch.instance].name
         model.record.executed(batch.rows, batch.closed.value, report, time.time_ns() // 1_000_000)
         if self._traces.recorders:
             self._traces.batch_ended(batch, model.name, model.version, instance, report, now_ns)

@@ -15,7 +15,6 @@ from ..ipc.messages import (
     PROTOCOL,
     Answer,
     Cancel,
-    Done,
     Failed,
     Goodbye,
     Hello,
@@ -31,11 +30,12 @@ from ..ipc.messages import (
     Welcome,
 )
 from ..ipc.peers import Peer
-from .admission import admit, register
+from .admission import admit
 from .control import Control
 from .queries import Queries
+from .registrations import Registrations
 from .scheduling.events import Cancelled, SessionEnded
-from .sessions import Link, Session
+from .sessions import Link, Session, require_greeting
 
 if TYPE_CHECKING:
     from .core import Core
@@ -50,6 +50,7 @@ class Reception:
         self._core = core
         self.queries = Queries(core)
         self._control = Control(core)
+        registrations = Registrations(core)
         self._settings = core.settings
         self._session_count = 0
         self._request_count = 0
@@ -61,8 +62,8 @@ class Reception:
         self._handlers: dict[type, Callable[[Session, Any], None]] = {
             Infer: self._infer,
             Cancel: self._cancel,
-            Register: self._register,
-            Unregister: self._unregister,
+            Register: registrations.register,
+            Unregister: registrations.unregister,
             Query: self._query,
             Load: self._load,
             Unload: self._unload,
@@ -179,41 +180,25 @@ class Reception:
         self.end(session, "said goodbye")
 
     def _ping(self, session: Session, _message: Ping) -> None:
-        _require_greeting(session)  # so a client whose lease is over learns of it
+        require_greeting(session)  # so a client whose lease is over learns of it
         self.send(session, Pong())
 
-    def _register(self, session: Session, message: Register) -> None:
-        fds = session.link.take_fds(message.fds)
-        try:
-            _require_greeting(session)
-            register(self._core.regions, session, message, fds)
-        finally:
-            for fd in fds:
-                os.close(fd)
-        self.send(session, Done(message.id))
-
-    def _unregister(self, session: Session, message: Unregister) -> None:
-        session.bindings.clear()
-        for region in session.regions.take(message.name):
-            self._core.fleet.unflushed.update(self._core.regions.retire(region))
-        self.send(session, Done(message.id))
-
     def _query(self, session: Session, message: Query) -> None:
-        _require_greeting(session)
+        require_greeting(session)
         self.send(session, Answer(message.id, self.queries.answer(session, message)))
 
     def _load(self, session: Session, message: Load) -> None:
         fds = session.link.take_fds(message.fds)
         try:
             parts = session.link.take_parts(message.parts)
-            _require_greeting(session)
+            require_greeting(session)
             self._control.load(session, message, fds, parts)
         finally:
             for fd in fds:
                 os.close(fd)
 
     def _unload(self, session: Session, message: Unload) -> None:
-        _require_greeting(session)
+        require_greeting(session)
         self._control.unload(session, message)
 
     # --- inference -------------------------------------------------------------------------------------------------------
@@ -223,7 +208,7 @@ class Reception:
         parts = session.link.take_parts(message.parts) if message.parts else ()
         if message.id in session.in_flight:
             raise invalid(f"request id {message.id} is already in flight in this session")
-        _require_greeting(session)
+        require_greeting(session)
         if self._core.stopping:
             raise BrokerError("the broker is stopping and takes no more requests", Code.UNAVAILABLE)
         if len(session.in_flight) >= self._settings.max_in_flight:
@@ -248,11 +233,6 @@ def _drop(link: Link, fds: int, parts: int) -> None:
             os.close(fd)
     finally:
         link.take_parts(parts)
-
-
-def _require_greeting(session: Session) -> None:
-    if not session.greeted:
-        raise BrokerError("say Hello first", Code.INVALID_ARG)
 
 
 def machine_error(error: OSError) -> MachineError:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Regions as the broker knows them: opened once, checked once, handed on as that same descriptor.
 
+CUDA memory has no descriptor: its 64-byte handle is handed on, which only workers can open (device_regions.py).
+
 A name belongs to a session and is free again as soon as the region is unregistered; the memory itself lives on until no
 request at any worker uses it. Each registration gets a fresh number (its generation), which is what workers see.
 """
@@ -8,11 +10,11 @@ request at any worker uses it. Each registration gets a fresh number (its genera
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..ipc.errors import CallerError, Code, invalid, not_found
-from ..ipc.messages import MapRegion, UnmapRegion
+from ..ipc.messages import MapRegion, RegionMapped, UnmapRegion
 
 if TYPE_CHECKING:
     from .instances import Instance
@@ -20,13 +22,26 @@ if TYPE_CHECKING:
 MAX_REGIONS_PER_SESSION = 1024
 
 
+class CudaMemory(NamedTuple):
+    """What stands for memory on a GPU."""
+
+    handle: bytes  # cudaIpcMemHandle_t, 64 bytes; equal for equal allocations
+    gpu: str  # uuid of the GPU that it lies on
+    pid: int  # of the client that registered it
+
+
+HOST = CudaMemory(b"", "", 0)
+
+
 class Region:
-    """One registered stretch of shared memory. Owns its descriptor; `close` is called by the registry only."""
+    """One registered stretch of shared memory. Owns its descriptor, which CUDA memory (`cuda`, `gpu`) has not."""
 
     __slots__ = (
         "byte_size",
         "closing",
+        "cuda",
         "fd",
+        "gpu",
         "identity",
         "in_flight",
         "kind",
@@ -34,10 +49,13 @@ class Region:
         "name",
         "number",
         "offset",
+        "reports",
         "sealed",
     )
 
-    def __init__(self, number: int, name: str, kind: str, fd: int, offset: int, byte_size: int, sealed: bool) -> None:
+    def __init__(
+        self, number: int, name: str, kind: str, fd: int, offset: int, byte_size: int, sealed: bool, cuda: CudaMemory = HOST
+    ) -> None:
         self.number = number
         self.name = name
         self.kind = kind
@@ -45,11 +63,14 @@ class Region:
         self.offset = offset  # of the region's first byte in the object
         self.byte_size = byte_size
         self.sealed = sealed
-        status = os.fstat(fd)
-        self.identity = (status.st_dev, status.st_ino)  # tells two names of the same memory
+        self.cuda = cuda
+        self.gpu = cuda.gpu  # "" for host memory
+        self.identity = cuda.handle or _identity(fd)  # tells two names of the same memory
         self.in_flight = 0  # requests whose outcome or release is still due
         self.closing = False  # unregistered; closes when in_flight reaches 0
         self.mapped_by: set[Instance] = set()
+        #: instance on a GPU, one of `mapped_by` -> what it said of the region
+        self.reports: dict[Instance, RegionMapped] = {}
 
     def __repr__(self) -> str:
         state = "closing" if self.closing else "registered"
@@ -64,8 +85,20 @@ class Region:
             "offset": self.offset,
             "in_flight": self.in_flight,
             "closing": self.closing,
-            "mapped_by": sorted(instance.name for instance in self.mapped_by),
+            "gpu": self.gpu,
+            "mapped_by": sorted(instance.name for instance in self.mapped_by if not self._is_refused(instance)),
+            "pinned_by": sorted(instance.name for instance, report in self.reports.items() if report.pinned),
+            "refused_by": {instance.name: report.message for instance, report in self.reports.items() if report.message},
         }
+
+    def _is_refused(self, instance: Instance) -> bool:
+        report = self.reports.get(instance)
+        return report is not None and bool(report.code)
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
 
 
 class RegionRegistry:
@@ -75,6 +108,10 @@ class RegionRegistry:
         self._count = 0
         #: number -> region, for every region whose descriptor is open, closing ones included
         self._regions: dict[int, Region] = {}
+        #: number of CUDA memory that is no region any more -> instances that may still have it open
+        self._open: dict[int, set[Instance]] = {}
+        #: hears the number of CUDA memory that no instance has open any more
+        self.tell_closed: Callable[[int], None] | None = None
 
     def __len__(self) -> int:
         return len(self._regions)
@@ -91,18 +128,29 @@ class RegionRegistry:
             assert region.number == number and region.in_flight >= 0, region
             assert not (region.closing and region.in_flight == 0), f"{region} should have been closed"
             assert all(number in instance.mapped for instance in region.mapped_by), region
+            assert region.reports.keys() <= region.mapped_by, region
+            assert (region.fd < 0) == bool(region.gpu), region
+        assert all(self._open.values()) and not self._open.keys() & self._regions.keys(), self
 
-    def add(self, name: str, kind: str, fd: int, offset: int, byte_size: int, sealed: bool) -> Region:
-        """Takes over `fd`, which the caller has checked."""
+    def find(self, number: int) -> Region | None:
+        """The region of this number, unless it is closed."""
+        return self._regions.get(number)
+
+    def add(self, name: str, kind: str, fd: int, offset: int, byte_size: int, sealed: bool, cuda: CudaMemory = HOST) -> Region:
+        """Takes over `fd`, which the caller has checked; -1 for CUDA memory."""
         self._count += 1
-        region = Region(self._count, name, kind, fd, offset, byte_size, sealed)
+        region = Region(self._count, name, kind, fd, offset, byte_size, sealed, cuda)
         self._regions[region.number] = region
         return region
 
-    def map_into(self, region: Region, instance: Instance) -> None:
-        """Hands the region's descriptor to an instance that is about to use it for the first time."""
-        message = MapRegion(region.number, region.byte_size, region.offset, region.sealed)
-        instance.link.put(message, (region.fd,))
+    def map_into(self, region: Region, instance: Instance, report: bool = False) -> None:
+        """Hands the region to an instance that is about to use it for the first time."""
+        handle, _, pid = region.cuda
+        fds = () if handle else (region.fd,)
+        message = MapRegion(
+            region.number, region.byte_size, region.offset, region.sealed, handle, pid, report, fds=len(fds)
+        )  # fmt: skip
+        instance.link.put(message, fds)
         instance.mapped[region.number] = region
         region.mapped_by.add(instance)
 
@@ -124,17 +172,38 @@ class RegionRegistry:
         """A worker died, and its mappings with it."""
         for region in instance.mapped.values():
             region.mapped_by.discard(instance)
+            region.reports.pop(instance, None)
         instance.mapped.clear()
+        for number in [number for number, instances in self._open.items() if instance in instances]:
+            self.unmapped(instance, number)
+
+    def unmapped(self, instance: Instance, number: int) -> None:
+        """An instance has closed CUDA memory, or is gone."""
+        instances = self._open.get(number, set())
+        instances.discard(instance)
+        if number in self._open and not instances:
+            del self._open[number]
+            self._tell_closed(number)
 
     def _close(self, region: Region) -> list[Instance]:
         del self._regions[region.number]
-        os.close(region.fd)
+        if region.fd >= 0:
+            os.close(region.fd)
         told = list(region.mapped_by)
         for instance in told:
             del instance.mapped[region.number]
-            instance.link.put(UnmapRegion(region.number))
+            instance.link.put(UnmapRegion(region.number, report=bool(region.gpu)))
         region.mapped_by.clear()
+        region.reports.clear()
+        if region.gpu and told:
+            self._open[region.number] = set(told)
+        elif region.gpu:
+            self._tell_closed(region.number)
         return told
+
+    def _tell_closed(self, number: int) -> None:
+        if self.tell_closed is not None:
+            self.tell_closed(number)
 
 
 class RegionNames:
@@ -183,3 +252,8 @@ class RegionNames:
         regions = list(self._named.values())
         self._named.clear()
         return regions
+
+    def drop(self, region: Region) -> None:
+        """Forgets this very region, should its name still be its own."""
+        if self._named.get(region.name) is region:
+            del self._named[region.name]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from ..ipc.errors import BrokerError, Code
 from ..ipc.messages import Message
 from ..ipc.peers import Peer
 from .bindings import Binding
@@ -68,3 +69,9 @@ class Session:
             "regions": len(self.regions),
             "reply_backlog_bytes": self.link.backlog,
         }
+
+
+def require_greeting(session: Session) -> None:
+    """Raises BrokerError for a client that has not said Hello."""
+    if not session.greeted:
+        raise BrokerError("say Hello first", Code.INVALID_ARG)

@@ -3,26 +3,33 @@
 
 A region that cannot shrink is mapped. One that can (a `system` segment under --isolate-system-regions) is read and written
 through its descriptor instead: truncating it then costs its owner an error, where a mapping would cost the worker a SIGBUS.
+A worker on a GPU pins what it maps, and opens CUDA memory (device_regions.py).
 """
 
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ..ipc.errors import BrokerError, Code, PenstockError, invalid
-from ..ipc.messages import MapRegion
+from ..ipc.cuda import CudaError
+from ..ipc.errors import BrokerError, CallerError, Code, PenstockError, invalid
+from ..ipc.messages import MapRegion, RegionMapped
 from ..ipc.regions import Mapping
+from .device_regions import Allocations, CudaRegion
+from .devices.cuda import Device, HostRegistration
 
 Octets = npt.NDArray[np.uint8]
+Space = Literal["host", "pinned", "isolated", "device"]
+"""Where a region lies, for who must copy: host memory; host memory that GPUs reach themselves; behind a descriptor; a GPU."""
 
 
 class MappedRegion:
-    """A region in this process's address space."""
+    """A region in this process's address space. `unpinned`: why it is not pinned, where that was tried."""
 
-    __slots__ = ("_mapping", "address", "array", "byte_size")
+    __slots__ = ("_mapping", "address", "array", "byte_size", "registration", "unpinned")
     is_mapped = True
 
     def __init__(self, fd: int, message: MapRegion) -> None:
@@ -34,6 +41,27 @@ class MappedRegion:
         self.byte_size = message.byte_size
         self.array: Octets = self._mapping.array
         self.address = self._mapping.address
+        self.registration: HostRegistration | None = None  # with a GPU, which copies from and to the region by itself then
+        self.unpinned = ""
+
+    @property
+    def pinned(self) -> bool:
+        """Whether a GPU copies from and to it by itself."""
+        return self.registration is not None
+
+    @property
+    def space(self) -> Space:
+        """Where it lies."""
+        return "host" if self.registration is None else "pinned"
+
+    def pin(self) -> None:
+        """Has it pinned, once. A refusal is remembered, and costs speed alone; raises CudaError when the GPU is lost."""
+        try:
+            self.registration = HostRegistration(self.address, self.byte_size)
+        except CudaError as error:
+            if error.is_sticky:
+                raise
+            self.unpinned = error.message  # too much for this machine, or no pages that can be pinned
 
     def read(self, offset: int, into: Octets) -> None:
         """Copies bytes out of the region."""
@@ -44,7 +72,10 @@ class MappedRegion:
         self.array[offset : offset + data.size] = data
 
     def close(self) -> None:
-        """Lets go of the memory as soon as no view is left."""
+        """Lets go of the memory as soon as no view is left. What a GPU copies from or to it must have ended."""
+        if self.registration is not None:
+            self.registration.close()
+            self.registration = None
         self.array = np.empty(0, np.uint8)
         self._mapping.close()
 
@@ -54,6 +85,9 @@ class IsolatedRegion:
 
     __slots__ = ("_base", "_fd", "address", "byte_size")
     is_mapped = False
+    space: Space = "isolated"
+    pinned = False
+    unpinned = "it is isolated, as --isolate-system-regions asks, and so not mapped"
 
     def __init__(self, fd: int, message: MapRegion) -> None:
         """Takes `fd` and holds it."""
@@ -92,14 +126,15 @@ class IsolatedRegion:
         )
 
 
-Region = MappedRegion | IsolatedRegion
+Region = MappedRegion | IsolatedRegion | CudaRegion
 
 
 class RegionTable:
-    """Region number -> region."""
+    """Region number -> region. `device`: the GPU that this worker computes on, if it does."""
 
-    def __init__(self, isolate: bool = False) -> None:
+    def __init__(self, isolate: bool = False, device: Device | None = None) -> None:
         self._isolate = isolate
+        self._allocations = None if device is None else Allocations(device)
         self._regions: dict[int, Region] = {}
         #: the numbers of regions that are not mapped; a subset of the keys above
         self.isolated: set[int] = set()
@@ -107,18 +142,38 @@ class RegionTable:
         self._refused: dict[int, PenstockError] = {}
 
     def map(self, message: MapRegion, fd: int) -> None:
-        """Takes `fd`, the region's descriptor."""
+        """Takes `fd`, the region's descriptor; -1 where it has a handle. What is wrong with it, requests will be told."""
         if message.region in self:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
             raise BrokerError(f"region {message.region} is mapped already", Code.INTERNAL)
+        try:
+            self._regions[message.region] = self._made(message, fd)
+        except PenstockError as error:  # truncated before it came here, no address space left, a handle of nothing
+            if isinstance(error, CudaError) and error.is_sticky:
+                raise  # nothing works any more on this GPU: another worker has to take over
+            self._refused[message.region] = error
+
+    def _made(self, message: MapRegion, fd: int) -> Region:
+        if message.handle:
+            if self._allocations is None:
+                raise CallerError("CUDA memory cannot be used by an instance on the CPU", Code.UNSUPPORTED)
+            return self._allocations.region(message)
         if self._isolate and not message.sealed:
-            self._regions[message.region] = IsolatedRegion(fd, message)
             self.isolated.add(message.region)
-        else:
-            try:
-                self._regions[message.region] = MappedRegion(fd, message)
-            except PenstockError as error:  # truncated before it came here, or no address space left
-                self._refused[message.region] = error
+            return IsolatedRegion(fd, message)
+        region = MappedRegion(fd, message)
+        if self._allocations is not None:
+            region.pin()
+        return region
+
+    def report(self, number: int) -> RegionMapped:
+        """What became of a region, for the broker."""
+        refused = self._refused.get(number)
+        if refused is not None:
+            return RegionMapped(number, refused.code.value, refused.message, refused.fault)
+        region = self._regions[number]
+        return RegionMapped(number, message=region.unpinned, pinned=region.pinned)
 
     def unmap(self, number: int) -> None:
         """Forgets a region; unknown numbers are a broker's mistake that costs nothing."""
@@ -164,7 +219,9 @@ class RegionTable:
 
     def check_invariants(self) -> None:
         """Raises AssertionError when the table contradicts itself."""
-        apart = {number for number, region in self._regions.items() if not region.is_mapped}
+        if self._allocations is not None:
+            self._allocations.check_invariants()
+        apart = {number for number, region in self._regions.items() if region.space == "isolated"}
         assert not self._refused.keys() & self._regions.keys(), repr(self)
         assert apart == self.isolated, f"{self!r}: isolated {self.isolated}, not mapped {apart}"
 

@@ -57,7 +57,7 @@ class RegionLayout:
         for spec in self._model.inputs:
             content = self._contents[number][spec.name]
             offset = self._offset(spec, number)
-            region.array[offset : offset + len(content)] = np.frombuffer(content, np.uint8)
+            region.memory[offset : offset + len(content)] = np.frombuffer(content, np.uint8)
             shape = self._inputs[number][spec.name].shape
             inputs[spec.name] = Placed(region, spec.datatype, shape, offset, len(content))
         for spec in self._model.outputs:

@@ -28,7 +28,18 @@ from .from_client import (
     Unload,
     Unregister,
 )
-from .from_worker import BatchDone, FromWorker, ItemOutput, ItemResult, Loaded, LoadFailed, Ready, RegionMapped, Signature
+from .from_worker import (
+    BatchDone,
+    FromWorker,
+    ItemOutput,
+    ItemResult,
+    Loaded,
+    LoadFailed,
+    Ready,
+    RegionMapped,
+    RegionUnmapped,
+    Signature,
+)
 from .to_client import Answer, Copied, Done, Explanation, Failed, OutputTensor, Pong, Released, Result, ToClient, Welcome
 from .to_worker import (
     GRAPH_LEVEL,
@@ -58,7 +69,7 @@ __all__ = [
     "Done", "Explanation", "Failed", "FromClient", "FromWorker", "Goodbye", "Gpu", "GraphSpec", "Hello", "Infer",
     "InputSlice", "InputTensor", "ItemOutput", "ItemResult", "Load", "LoadFailed", "LoadModel", "Loaded", "MapRegion",
     "Message", "ModelSpec", "Name", "Optimization", "OutputPlace", "OutputSlice", "OutputTensor", "Ping", "Placement",
-    "Pong", "Query", "Ready", "RegionMapped", "Register", "Released", "Result", "Row", "Shape", "Signature", "Start",
-    "Stop", "TensorSpec", "ToClient", "ToWorker", "Unload", "UnmapRegion", "Unregister", "Unsigned", "WarmupInput",
-    "WarmupSample", "Welcome",
+    "Pong", "Query", "Ready", "RegionMapped", "RegionUnmapped", "Register", "Released", "Result", "Row", "Shape",
+    "Signature", "Start", "Stop", "TensorSpec", "ToClient", "ToWorker", "Unload", "UnmapRegion", "Unregister", "Unsigned",
+    "WarmupInput", "WarmupSample", "Welcome",
 ]  # fmt: skip

@@ -40,7 +40,10 @@ class Register(Message, frozen=True):
 
 
 class Unregister(Message, frozen=True):
-    """Forgets one region, or all of the session's when `name` is empty. Always succeeds; memory goes when nothing uses it."""
+    """Forgets one region, or all of the session's when `name` is empty. Always succeeds; memory goes when nothing uses it.
+
+    Done comes at once, but for CUDA memory when no worker has it open: its exporter may free it then.
+    """
 
     id: Unsigned
     name: Name = ""

@@ -19,6 +19,7 @@ class Signature(Struct, frozen=True, omit_defaults=True, gc=False):
 
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
+    max_batch_size: int = 0  # the largest batch that the model takes; 0: it does not say
 
 
 class Loaded(Message, frozen=True):
@@ -37,16 +38,28 @@ class LoadFailed(Message, frozen=True):
 
 
 class RegionMapped(Message, frozen=True):
-    """The answer to a MapRegion with `report`. A non-empty `code`: the region cannot be used here, and why."""
+    """The answer to a MapRegion with `report`. A non-empty `code`: the region cannot be used here, and why.
+
+    Without a code, `message` says why host memory is not pinned where it might be; copies from it are slower then.
+    """
 
     region: int
     code: str = ""
     message: str = ""
     fault: str = "machine"
+    pinned: bool = False
+
+
+class RegionUnmapped(Message, frozen=True):
+    """The answer to an UnmapRegion with `report`: this worker has closed it, and its exporter may free it."""
+
+    region: int
 
 
 class Ready(Message, frozen=True):
     """Warmed up: batches may be sent."""
+
+    mps: bool = False  # the worker's context goes through an MPS daemon
 
 
 class ItemOutput(Row, frozen=True):
@@ -87,6 +100,7 @@ class BatchDone(Message, frozen=True):
     fault: str = "model"
     fds: int = 0
     ended_ns: int = 0  # 0 where the whole batch failed
+    lane: int = 0  # that of the batch
 
 
-FromWorker = BatchDone | RegionMapped | Loaded | LoadFailed | Ready | Hello
+FromWorker = BatchDone | RegionMapped | RegionUnmapped | Loaded | LoadFailed | Ready | Hello

@@ -47,7 +47,7 @@ class OutputTensor(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 
 
 class Copied(Row, frozen=True):
-    """Copies made for a batch: `kind` is gather, scatter or snapshot."""
+    """Copies made for a batch. `kind`: gather, scatter or snapshot by the CPU; h2d, d2h or d2d by a GPU."""
 
     kind: str
     count: int

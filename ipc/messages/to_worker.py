@@ -26,6 +26,7 @@ class TensorSpec(Struct, frozen=True, omit_defaults=True, gc=False):
     optional: bool = False  # an input that a request may leave out
     ragged: bool = False  # an input that the model gets as one dimension: all elements of all requests
     shaped_as: str = ""  # an output that is split by the shapes of this input, each request getting its own
+    shape_tensor: bool = False  # TensorRT: its values are shapes, and it lies in host memory
 
 
 class BatchInput(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -58,10 +59,12 @@ class Optimization(Struct, frozen=True, omit_defaults=True, gc=False):
 
     cuda_graphs: bool | None = None
     graph_specs: list[GraphSpec] = []
+    preferred_batch_sizes: list[int] = []  # of the dynamic batcher: there are graphs for them, too
     busy_wait: bool = False  # Triton's busy_wait_events
     output_copy_stream: bool | None = None
     pinned_inputs: bool = True  # inputs that are staged go through pinned memory
     pinned_outputs: bool = True
+    priority: Literal["default", "max", "min"] = "default"  # of the streams (cudaStreamCreateWithPriority)
     gpu_accelerators: list[Accelerator] = []
     cpu_accelerators: list[Accelerator] = []
 
@@ -70,7 +73,7 @@ class Gpu(Struct, frozen=True, omit_defaults=True, gc=False):
     """Where an instance of KIND_GPU computes."""
 
     uuid: str  # as nvidia-smi prints it: GPU-8-4-4-4-12 hexadecimal digits
-    ordinal: int = 0  # among the GPUs that this worker sees (CUDA_VISIBLE_DEVICES)
+    ordinal: int = 0  # among the GPUs that this worker sees (CUDA_VISIBLE_DEVICES); -1: to be found by its uuid
     lanes: int = 1  # instances in this worker: execution contexts, each with its stream
     busy_wait: Literal["auto", "always", "never"] = "auto"  # how completion is waited for
     profiles: list[str] = []  # instance_group.profile: TensorRT's optimization profiles, by index; none: profile 0
@@ -136,7 +139,7 @@ class Start(Message, frozen=True):
 class MapRegion(Message, frozen=True):
     """Brings the descriptor of a region, or the handle of CUDA memory. `offset` is where the region begins in the object.
 
-    With `report` the worker answers RegionMapped.
+    With `report` the worker answers RegionMapped. An instance on a GPU pins what has a descriptor, once, here.
     """
 
     region: int
@@ -144,15 +147,16 @@ class MapRegion(Message, frozen=True):
     offset: int = 0
     sealed: bool = True  # cannot shrink; False: a `system` segment, see --isolate-system-regions
     handle: bytes = b""  # cudaIpcMemHandle_t, 64 bytes: CUDA memory, which has no descriptor
-    pid: int = 0  # of the process that exports the handle, where it is known
+    pid: int = 0  # of the process that registered the handle, which as a rule exports it; 0: not known
     report: bool = False
     fds: int = 1
 
 
 class UnmapRegion(Message, frozen=True):
-    """No later batch refers to this region."""
+    """No later batch refers to this region. With `report` the worker answers RegionUnmapped once it has let go of it."""
 
     region: int
+    report: bool = False
 
 
 class InputSlice(Row, frozen=True):
@@ -186,10 +190,14 @@ class Placement(Row, frozen=True):
 
 
 class Batch(Message, frozen=True):
-    """Requests to execute together. `items`: each an encoded Placement (equal bytes mean an equal placement)."""
+    """Requests to execute together. `items`: each an encoded Placement (equal bytes mean an equal placement).
+
+    The batches of one lane are executed, and answered, in the order in which they were sent; those of another lane beside them.
+    """
 
     batch: int
     items: list[Raw]
+    lane: int = 0  # below Gpu.lanes; a worker without a GPU has one
 
 
 class Stop(Message, frozen=True):

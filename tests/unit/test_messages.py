@@ -61,7 +61,8 @@ def test_a_field_that_is_kept_encoded_comes_out_as_it_went_in() -> None:
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
-        (Register, {"type": "register", "id": 1, "name": "r", "kind": "cuda", "byte_size": 1}),
+        (Register, {"type": "register", "id": 1, "name": "r", "kind": "gpu", "byte_size": 1}),
+        (Register, {"type": "register", "id": 1, "name": "r", "kind": "cuda", "byte_size": 1, "handle": b"h" * 65}),
         (Register, {"type": "register", "id": 1, "name": "r", "kind": "memfd", "byte_size": 2**63}),
         (Register, {"type": "register", "id": 1, "name": "r" * 257, "kind": "memfd", "byte_size": 1}),
         (Register, {"type": "register", "id": 1, "name": "r", "kind": "system", "byte_size": 1, "key": "k" * 256}),

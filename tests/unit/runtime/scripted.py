@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from msgspec import Raw
 
 from penstock.ipc.codec import encode
 from penstock.ipc.errors import Code, MachineError, PenstockError
+from penstock.ipc.gpus import Gpus
 from penstock.ipc.messages import (
     Batch,
     BatchDone,
@@ -27,6 +28,7 @@ from penstock.ipc.messages import (
 from penstock.ipc.peers import Peer
 from penstock.ipc.regions import create_memfd
 from penstock.runtime.core import Core
+from penstock.runtime.gpu_survey import LookForGpus
 from penstock.runtime.instances import Instance
 from penstock.runtime.repository.changes import differences
 from penstock.runtime.repository.configuration import parse_config
@@ -47,6 +49,7 @@ output [ { name: "y" data_type: TYPE_FP32 dims: [ 2 ] } ]
 instance_group [ { count: 1 kind: KIND_CPU } ]
 """
 ROW_BYTES = 8
+NO_GPUS = Gpus(reason="this machine has no GPU")
 
 
 class ScriptedLink:
@@ -91,8 +94,9 @@ class ScriptedLink:
 class ScriptedProcess:
     """A worker process that does what the test says."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, environment: Mapping[str, str]) -> None:
         self.name = name
+        self.environment = environment
         self.link = ScriptedLink()
         self.pid = 4242
         self.killed = False
@@ -133,6 +137,8 @@ class ScriptedDisk:
             return self._survey(job)
         if isinstance(job, OpenModel):
             return self._open(job)
+        if isinstance(job, LookForGpus):
+            return job.run()
         if isinstance(job, Tell):
             self.told.append((job.origin.name, job.moment))
         return None
@@ -156,7 +162,7 @@ class ScriptedDisk:
         text, _, stamps = self.models[name]
         if job.before is not None and (job.before.stamps, job.before.override) == (self._stamps(name), job.order.override):
             return None
-        config = parse_config(job.order.override or text, Path("config.pbtxt"), name)
+        config = parse_config(job.order.override or text, Path("config.pbtxt"), name, placing=job.placing)
         versions, _ = choose(name, config.proto, sorted(stamps))
         return Opened(
             ModelSource(name, Path("/models") / name, config, versions), Origin(name), self._stamps(name), job.order.override
@@ -170,11 +176,12 @@ class ScriptedDisk:
 class ScriptedBroker:
     """A core with everything around it in the test's hands."""
 
-    def __init__(self, *configs: str, **settings: Any) -> None:
+    def __init__(self, *configs: str, gpus: Gpus = NO_GPUS, **settings: Any) -> None:
         self.now_ns = 1_000_000_000
         self.processes: list[ScriptedProcess] = []
         self.forgotten: list[Session] = []
         self.core = Core(Settings(addresses=("unix:///nowhere",), **settings), self, lambda: self.now_ns)
+        self.core.gpu_survey.found = gpus
         self._ids = 0
         self.disk = ScriptedDisk()
         for text in configs or (CONFIG,):
@@ -182,16 +189,20 @@ class ScriptedBroker:
         #: what is to be done aside, each with what wants the result; done at once unless `reads` is false
         self.jobs: list[tuple[Job, Callable[[Any], None]]] = []
         self.reads = True
+        self.mps_starts = 0
         self.refuses: MachineError | None = None  # what the machine says to a new process
         self.core.start()
         self.core.flush()
 
     # --- Host ---
 
-    def launch(self, name: str) -> ScriptedProcess:
+    def start_mps(self) -> None:
+        self.mps_starts += 1
+
+    def launch(self, name: str, environment: Mapping[str, str]) -> ScriptedProcess:
         if self.refuses is not None:
             raise self.refuses
-        self.processes.append(ScriptedProcess(name))
+        self.processes.append(ScriptedProcess(name, environment))
         return self.processes[-1]
 
     def adopt(self, session: Session) -> ScriptedProcess:

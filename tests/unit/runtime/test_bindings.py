@@ -376,7 +376,9 @@ def test_a_region_that_will_not_do_is_refused_and_not_kept(
     given = [create_memfd("given", 64)] if fds else []
     try:
         with pytest.raises(CallerError) as refused:
-            admission.register(desk.broker.core.regions, desk.client, Register(1, name, kind, size, key, offset, fds), given)
+            admission.register(
+                desk.broker.core.regions, desk.client, Register(1, name, kind, size, key, offset, fds=fds), given
+            )
     finally:
         for fd in given:
             os.close(fd)

@@ -131,7 +131,7 @@ def test_a_model_that_cannot_be_loaded_is_not_tried_again(broker: ScriptedBroker
 def test_a_worker_that_was_started_by_hand_is_not_started_again(broker: ScriptedBroker) -> None:
     broker.start()
     model = broker.core.models.find("echo", -1)
-    attached = broker.core.fleet.attach(ScriptedProcess("by hand"), model)
+    attached = broker.core.fleet.attach(ScriptedProcess("by hand", {}), model)
     broker.core.receive_from_worker(attached, [Loaded(pid=1)])
     broker.core.receive_from_worker(attached, [Ready()])
     broker.settle()
@@ -146,7 +146,7 @@ def test_a_model_that_could_not_be_loaded_is_served_by_a_worker_started_by_hand(
     broker.core.receive_from_worker(broker.instance(), [LoadFailed("no such file")])
     broker.die()
     # When somebody starts a worker that can load it
-    broker.processes.append(ScriptedProcess("by hand"))
+    broker.processes.append(ScriptedProcess("by hand", {}))
     broker.core.fleet.attach(broker.processes[1], broker.core.models.find("echo", -1))
     broker.start(1)
     # Then requests go there

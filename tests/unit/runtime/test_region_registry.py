@@ -152,7 +152,8 @@ def test_a_region_tells_what_it_is(registry: RegionRegistry, add: Callable[..., 
     registry.map_into(region, instance)
     region.in_flight = 3
     assert region.describe() == {
-        "name": "r", "kind": "memfd", "byte_size": 64, "offset": 0, "in_flight": 3, "closing": False, "mapped_by": ["m_0_0"],
+        "name": "r", "kind": "memfd", "byte_size": 64, "offset": 0, "in_flight": 3, "closing": False, "gpu": "",
+        "mapped_by": ["m_0_0"], "pinned_by": [], "refused_by": {},
     }  # fmt: skip
     assert "'r' memfd 64 bytes, registered, 3 in flight" in repr(region)
     assert "1 regions, 64 bytes" in repr(registry)

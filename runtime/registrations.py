@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What clients say of regions: Register, once the GPU of CUDA memory is known, and Unregister."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+
+from ..ipc.errors import PenstockError
+from ..ipc.gpus import Gpus
+from ..ipc.messages import Register, Unregister
+from .admission import register
+from .known_gpus import uuid_of
+from .sessions import Session, require_greeting
+
+if TYPE_CHECKING:
+    from .core import Core
+
+
+class Registrations:
+    """Carries them out; device_regions.py answers them."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def __repr__(self) -> str:
+        return f"<Registrations in {self._core.regions!r}>"
+
+    def register(self, session: Session, message: Register) -> None:
+        """A region is to be registered. Raises CallerError."""
+        fds = session.link.take_fds(message.fds)
+        try:
+            require_greeting(session)
+            if message.kind == "cuda" and not (message.uuid or fds):
+                self._core.gpu_survey.ask(self._core.host, partial(self._surveyed, session, message))
+            else:
+                self._enter(session, message, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def unregister(self, session: Session, message: Unregister) -> None:
+        """One region, or all, are to be forgotten."""
+        session.bindings.clear()
+        self._core.device_regions.unregistered(session, message.id, session.regions.take(message.name))
+
+    def _surveyed(self, session: Session, message: Register, gpus: Gpus) -> None:
+        """The client gave the number of a GPU, whose uuid is known now."""
+        if session.ended:
+            return
+        try:
+            uuid = uuid_of(gpus, message.device_id, message.name)
+            self._enter(session, structs.replace(message, uuid=uuid), ())
+        except PenstockError as error:
+            self._core.reception.refuse(session, message.id, error)
+
+    def _enter(self, session: Session, message: Register, fds: Sequence[int]) -> None:
+        region = register(self._core.regions, session, message, fds)
+        self._core.device_regions.registered(session, message.id, region)
