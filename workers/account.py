@@ -19,7 +19,7 @@ class Account:
         self._copies: dict[str, tuple[int, int]] = {}
 
     def copied(self, kind: str, count: int, byte_size: int) -> None:
-        """Adds copies of one kind: gather, scatter or snapshot."""
+        """Adds copies of one kind; see Copied."""
         if count:
             before = self._copies.get(kind, (0, 0))
             self._copies[kind] = (before[0] + count, before[1] + byte_size)

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from time import monotonic_ns
+from typing import Protocol
 
 from ..ipc.errors import ModelError, PenstockError
 from ..ipc.messages import Batch, BatchDone, ItemResult, ModelSpec
@@ -22,6 +23,16 @@ from .inputs import InputPacker, Job
 from .outputs import OutputWriter, failure
 from .placements import PlacementCache, Prepared
 from .region_table import RegionTable
+
+
+class Runner(Protocol):
+    """What executes a batch to its end: on the host (BatchRunner) or on a device, while nothing else is in flight there."""
+
+    def run(self, batch: Batch) -> tuple[BatchDone, list[int]]:
+        """Executes a batch. The report, and the descriptors that go with it, which the caller closes."""
+
+    def forget_region(self, number: int) -> None:
+        """Lets go of every view on a region; to be called before it is unmapped."""
 
 
 class BatchRunner:
@@ -90,13 +101,13 @@ class BatchRunner:
         ended_ns = monotonic_ns()
         input_ns, infer_ns = mapped_ns - started_ns, ended_ns - mapped_ns
         if not errors:
-            return BatchDone(batch.batch, started_ns, input_ns, infer_ns, 0, ended_ns=ended_ns)
+            return BatchDone(batch.batch, started_ns, input_ns, infer_ns, 0, ended_ns=ended_ns, lane=batch.lane)
         if len(works) == 1:
             return failed(batch, started_ns, errors[0], infer_ns)
         items = [self._writer.as_promised(prepared) for prepared in ready]
         for at, cause in errors.items():
-            items[at] = failure(self._naming_the_model(cause))
-        return BatchDone(batch.batch, started_ns, input_ns, infer_ns, 0, items, ended_ns=ended_ns)
+            items[at] = failure(naming_the_model(cause, self._spec.name))
+        return BatchDone(batch.batch, started_ns, input_ns, infer_ns, 0, items, ended_ns=ended_ns, lane=batch.lane)
 
     def _take_in(self, work: Work, results: Sequence[Tensor | None]) -> None:
         """Results that the backend did not write to their places, and requests that it failed."""
@@ -124,8 +135,8 @@ class BatchRunner:
                 if len(together) == len(batch.items):
                     return failed(batch, started_ns, cause, account.infer_ns), []
                 for job in together:
-                    job.error = job.error or self._naming_the_model(cause)
-        return self._report(batch, all_jobs, account, started_ns)
+                    job.error = job.error or naming_the_model(cause, self._spec.name)
+        return report_of(batch, all_jobs, account, started_ns, self._writer)
 
     def _execute(self, jobs: Sequence[Job], account: Account) -> None:
         """One execution: order, pack, compute, deliver. Raises what the backend raises."""
@@ -148,40 +159,45 @@ class BatchRunner:
         self._writer.deliver(ordered, packed, checked, account)
         account.output_ns += monotonic_ns() - computed_ns
 
-    def _naming_the_model(self, error: PenstockError) -> PenstockError:
-        """A failure of a whole execution that is told to its requests one by one: names the model, as the broker does."""
-        if error.fault == ModelError.fault:
-            return ModelError(f"model '{self._spec.name}': {error.message}", error.code)
-        return error
 
-    def _report(
-        self, batch: Batch, jobs: Sequence[Job | PenstockError | None], account: Account, started_ns: int
-    ) -> tuple[BatchDone, list[int]]:
-        items: list[ItemResult] = []
-        fds: list[int] = []
-        if not all(isinstance(job, Job) and job.error is None and job.item is None for job in jobs):
-            items = [self._item(job) for job in jobs]
-            fds = [job.fd for job in jobs if isinstance(job, Job) and job.fd >= 0]
-        report = BatchDone(
-            batch.batch,
-            started_ns,
-            account.input_ns,
-            account.infer_ns,
-            account.output_ns,
-            items,
-            account.copies(),
-            fds=len(fds),
-            ended_ns=monotonic_ns(),
-        )
-        return report, fds
+def report_of(
+    batch: Batch, jobs: Sequence[Job | PenstockError | None], account: Account, started_ns: int, writer: OutputWriter
+) -> tuple[BatchDone, list[int]]:
+    """The report of a batch whose requests, in its order, have their outcome, and the descriptors that go with it."""
+    items: list[ItemResult] = []
+    fds: list[int] = []
+    if not all(isinstance(job, Job) and job.error is None and job.item is None for job in jobs):
+        items = [_item(job, writer) for job in jobs]
+        fds = [job.fd for job in jobs if isinstance(job, Job) and job.fd >= 0]
+    report = BatchDone(
+        batch.batch,
+        started_ns,
+        account.input_ns,
+        account.infer_ns,
+        account.output_ns,
+        items,
+        account.copies(),
+        fds=len(fds),
+        ended_ns=monotonic_ns(),
+        lane=batch.lane,
+    )
+    return report, fds
 
-    def _item(self, job: Job | PenstockError | None) -> ItemResult:
-        if isinstance(job, Job):
-            if job.error is not None:
-                return failure(job.error)
-            return job.item or self._writer.as_promised(job.prepared)
-        assert job is not None, "every placement was prepared or refused"
-        return failure(job)
+
+def _item(job: Job | PenstockError | None, writer: OutputWriter) -> ItemResult:
+    if isinstance(job, Job):
+        if job.error is not None:
+            return failure(job.error)
+        return job.item or writer.as_promised(job.prepared)
+    assert job is not None, "every placement was prepared or refused"
+    return failure(job)
+
+
+def naming_the_model(error: PenstockError, model: str) -> PenstockError:
+    """A failure of a whole execution that is told to its requests one by one: names the model, as the broker does."""
+    if error.fault == ModelError.fault:
+        return ModelError(f"model '{model}': {error.message}", error.code)
+    return error
 
 
 def as_error(error: BaseException) -> PenstockError:
@@ -199,5 +215,5 @@ def failed(batch: Batch, started_ns: int, error: PenstockError, infer_ns: int = 
     """The report of a batch of which every request failed for the same reason."""
     return BatchDone(
         batch.batch, started_ns, 0, infer_ns, 0, code=error.code.value, message=error.message or type(error).__name__,
-        fault=error.fault,
+        fault=error.fault, lane=batch.lane,
     )  # fmt: skip

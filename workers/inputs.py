@@ -71,7 +71,7 @@ class InputPacker:
             return fitting
         sizes = [0 if span is None else span.byte_size for span in fitting[0].prepared.spans]
         largest = sizes.index(max(sizes))
-        return [fitting[at] for at in address_order(_spans(largest, fitting))]
+        return [fitting[at] for at in address_order(spans_of(largest, fitting))]
 
     def pack(self, jobs: Sequence[Job], account: Account) -> Packed:
         """The work for these jobs, in their order. A job whose memory has shrunk gets its error and takes part as zeros."""
@@ -111,7 +111,7 @@ class InputPacker:
         shape = jobs[0].prepared.shapes[index]
         if shape is None:
             return None  # left out, by all of them
-        spans = _spans(index, jobs)
+        spans = spans_of(index, jobs)
         if tensor.ragged:
             shape = (sum(elements(each) for job in jobs if (each := job.prepared.shapes[index]) is not None),)
         elif len(jobs) > 1:
@@ -150,7 +150,7 @@ class InputPacker:
         return None if total is None else _typed(self._scratch.take(("output", output), total), tensor, shape)
 
 
-def _spans(index: int, jobs: Sequence[Job]) -> list[Span]:
+def spans_of(index: int, jobs: Sequence[Job]) -> list[Span]:
     """Where an input of these jobs lies; empty where it was left out, which jobs that fit together agree on."""
     return [span for job in jobs if (span := job.prepared.spans[index]) is not None]
 

@@ -1,25 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's loop: one message after another, each answered before the next is begun."""
+"""The worker's loop: one message after another, each answered before the next is begun.
+
+Batches on a device are the exception: they are answered when they end, and others come meanwhile (device_loop.py).
+"""
 
 from __future__ import annotations
 
 import gc
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from ..ipc.codec import BadMessage
+from ..ipc.cuda import CudaError
 from ..ipc.errors import BrokerError, Code, MachineError, PenstockError
 from ..ipc.local import LinkClosed, LocalLink
-from ..ipc.messages import Batch, Loaded, LoadFailed, LoadModel, MapRegion, Message, Ready, Start, Stop, ToWorker, UnmapRegion
+from ..ipc.messages import (
+    Batch,
+    BatchDone,
+    Loaded,
+    LoadFailed,
+    LoadModel,
+    MapRegion,
+    Message,
+    Ready,
+    RegionUnmapped,
+    Start,
+    Stop,
+    ToWorker,
+    UnmapRegion,
+)
 from ..ipc.processors import occupy
-from .backends import make_backend
-from .backends.base import Backend
 from .batches import BatchRunner, as_error, failed
-from .classification import read_labels
+from .device_batches import DeviceRunner
+from .device_loop import DeviceLoop
+from .instances import Instance, make_instance
 from .region_table import RegionTable
-from .warm_up import run_samples
 
 
 class State(Enum):
@@ -43,16 +62,19 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 class WorkerLoop:
     """Serves one model to one broker over one link, until told to stop or until the link ends."""
 
-    def __init__(self, link: LocalLink[ToWorker], backend_by_name: Callable[[str], Backend] = make_backend) -> None:
+    def __init__(self, link: LocalLink[ToWorker], make: Callable[[LoadModel], Instance] = make_instance) -> None:
         self._link = link
-        self._backend_by_name = backend_by_name
+        self._make = make
+        #: how messages are waited for
+        self._receive: Callable[[], Sequence[ToWorker | BadMessage]] = partial(link.receive, block=True)
         self.state = State.EMPTY
         self._has_failed = False
         #: set from LOADED on
-        self._backend: Backend | None = None
+        self._instance: Instance | None = None
         self._directory = ""
-        #: set from READY on
-        self._runner: BatchRunner | None = None
+        #: set from READY on, the second where batches are in flight while others come
+        self._runner: BatchRunner | DeviceRunner | None = None
+        self._device_loop: DeviceLoop | None = None
         self._regions = RegionTable()
         self._handlers: dict[type, Callable[[Any], None]] = {
             Batch: self._execute,
@@ -65,7 +87,7 @@ class WorkerLoop:
         }
 
     def __repr__(self) -> str:
-        return f"<WorkerLoop {self.state.value}, {self._backend!r}, {self._regions!r}, {self._runner!r}>"
+        return f"<WorkerLoop {self.state.value}, {self._instance!r}, {self._regions!r}, {self._runner!r}>"
 
     def check_invariants(self) -> None:
         """Raises AssertionError when the parts contradict each other."""
@@ -73,14 +95,22 @@ class WorkerLoop:
         self._regions.check_invariants()
         if self._runner is not None:
             self._runner.check_invariants()
+        if self._device_loop is not None:
+            self._device_loop.check_invariants()
 
     def run(self) -> bool:
-        """Serves; False when the model could not be loaded. Raises PenstockError when the broker breaks the protocol."""
+        """Serves; False when the model could not be loaded.
+
+        Raises PenstockError when the broker breaks the protocol, and CudaError when the GPU's context is lost.
+        """
         try:
-            while self._handle_all(self._link.receive(block=True)):
+            while self._handle_all(self._receive()):
                 pass
         except LinkClosed:
             return True  # the broker is gone: nobody is left to answer
+        except CudaError as error:
+            self._lose(error)
+            raise
         finally:
             self.close()
         return not self._has_failed
@@ -94,15 +124,20 @@ class WorkerLoop:
         return True
 
     def close(self) -> None:
-        """Gives back the model, the memory and the link. Idempotent."""
+        """Gives back the model, the memory and the link: first what may use a part, then the part. Idempotent."""
         self.state = State.STOPPED
         if self._runner is not None:
             self._runner.close()
             self._runner = None
-        if self._backend is not None:
-            self._backend.close()
-            self._backend = None
+        if self._device_loop is not None:
+            self._device_loop.close()
+            self._device_loop = None
+        instance, self._instance = self._instance, None
+        if instance is not None:
+            instance.close()
         self._regions.close()
+        if instance is not None and instance.device is not None:
+            instance.device.close()
         self._link.close()
 
     # --- messages --------------------------------------------------------------------------------------------------------
@@ -112,6 +147,10 @@ class WorkerLoop:
         if runner is None:
             raise self._broken("a batch")
         report, fds = runner.run(batch)
+        self._report(batch, report, fds)  # before the next batch is begun: the scheduler relies on it
+
+    def _report(self, batch: Batch, report: BatchDone, fds: Sequence[int]) -> None:
+        """Sends a report with its descriptors, and closes these."""
         try:
             self._link.put(report, fds)
         except PenstockError as error:  # more descriptors than one message or this process may have
@@ -120,26 +159,39 @@ class WorkerLoop:
         finally:
             for fd in fds:
                 os.close(fd)
-        self._link.flush(block=True)  # before the next batch is begun: the scheduler relies on it
+        self._link.flush(block=True)
+
+    def _lose(self, error: CudaError) -> None:
+        """The context is lost: what is in flight is told why; what has not been read yet the broker gives to another worker."""
+        if isinstance(self._runner, DeviceRunner):
+            with suppress(LinkClosed):
+                for batch, report, fds in self._runner.lose(error):
+                    self._report(batch, report, fds)
 
     def _map(self, message: MapRegion) -> None:
-        (fd,) = self._link.take_fds(message.fds)
-        self._regions.map(message, fd)
+        fds = self._link.take_fds(message.fds)
+        self._regions.map(message, fds[0] if fds else -1)
+        if message.report:
+            self._answer(self._regions.report(message.region))
 
     def _unmap(self, message: UnmapRegion) -> None:
         if self._runner is not None:
             self._runner.forget_region(message.region)
+        if self._device_loop is not None:
+            self._device_loop.answer()
         self._regions.unmap(message.region)
+        if message.report:
+            self._answer(RegionUnmapped(message.region))
 
     def _load(self, order: LoadModel) -> None:
         if self.state is not State.EMPTY:
             raise self._broken("a second LoadModel")
-        self._regions = RegionTable(order.isolate_system_regions)
         self._directory = order.directory
         try:
             occupy(order.cpus, order.numa_node)  # first: what the backend starts inherits it
-            self._backend = self._backend_by_name(order.spec.backend)
-            signature = self._backend.load(order)
+            self._instance = self._make(order)
+            self._regions = RegionTable(order.isolate_system_regions, self._instance.device)
+            signature = self._instance.load(order)
         except BaseException as error:  # noqa: BLE001 - a model may raise anything; the broker is told why, and this ends
             self._fail(as_error(error))
             return
@@ -147,23 +199,26 @@ class WorkerLoop:
         self._answer(Loaded(os.getpid(), signature))
 
     def _start(self, message: Start) -> None:
-        if self.state is not State.LOADED or self._backend is None:
+        if self.state is not State.LOADED or self._instance is None:
             raise self._broken("Start")
         try:
-            labels = read_labels(message.spec, self._directory)
-            self._backend.warm_up(message.spec, samples_follow=bool(message.samples))
-            runner = BatchRunner(message.spec, self._backend, self._regions, labels)
-            run_samples(message, runner, self._regions, self._directory)
+            self._runner = runner = self._instance.start(message, self._regions, self._directory)
         except BaseException as error:  # noqa: BLE001 - see _load
             self._fail(as_error(error))
             return
-        self._runner = runner
+        if isinstance(runner, DeviceRunner):
+            self._device_loop = DeviceLoop(self._link, runner, self._report)
+            self._receive = self._device_loop.receive
+            self._handlers[Batch] = self._device_loop.submit
         self._become(State.READY)
         gc.collect()
         gc.freeze()  # what was loaded stays: later collections need not look at it
-        self._answer(Ready())
+        device = self._instance.device
+        self._answer(Ready(device is not None and device.is_mps))
 
     def _stop(self, _message: Stop) -> None:
+        if self._device_loop is not None:
+            self._device_loop.drain()
         self._become(State.STOPPED)
 
     def _refuse(self, message: BadMessage) -> None:

@@ -14,6 +14,9 @@
                                                        v            mmap                    v
                                           clients' own regions: inputs read, outputs written in place
 
+On a GPU device_batches takes the place of batches, and device_loop waits for messages and for the ends of batches alike; see "A
+batch on a GPU" in docs/architecture.md.
+
 Started by the broker as `python -m penstock.workers --fd N --parent PID`, or by hand through `attach`. It ends when it is told
 to (Stop), when the link ends, or with its parent, whichever comes first.
 """
@@ -30,6 +33,7 @@ from collections.abc import Sequence
 
 from ..ipc.addresses import parse_address
 from ..ipc.codec import FrameDecoder
+from ..ipc.cuda import CudaError
 from ..ipc.errors import PenstockError, invalid
 from ..ipc.local import LocalLink, connect_local
 from ..ipc.messages import Hello, ToWorker
@@ -39,6 +43,7 @@ from .loop import WorkerLoop
 EXIT_SERVED = 0  # told to stop, or the broker is gone
 EXIT_LOAD_FAILED = 1  # the broker has been told why
 EXIT_PROTOCOL = 2  # the broker sent what it must not send; also argparse's status for wrong arguments
+EXIT_GPU_LOST = 3  # the CUDA context is lost, and can only be had again by a new process
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -78,6 +83,9 @@ def serve(sock: socket.socket, greeting: Hello | None = None) -> int:
         link.flush(block=True)
     try:
         return EXIT_SERVED if WorkerLoop(link).run() else EXIT_LOAD_FAILED
+    except CudaError as error:
+        sys.stderr.write(f"worker stops: the GPU's context is lost: {error}\n")
+        return EXIT_GPU_LOST
     except PenstockError as error:
         sys.stderr.write(f"worker stops: {error}\n")
         return EXIT_PROTOCOL

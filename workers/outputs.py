@@ -34,6 +34,10 @@ class Share(NamedTuple):
     packed: Octets
 
 
+NO_CONTENT: Octets = np.empty(0, np.uint8)
+"""The `packed` of an output that has not to be touched here."""
+
+
 class OutputWriter:
     """Checks and delivers the results of one execution."""
 
@@ -66,12 +70,12 @@ class OutputWriter:
                 continue
             share = shares[output] = self._share(output, jobs, result)
             if not is_promised:
-                self._check_room(output, jobs, share)
+                self.check_room(output, jobs, share)
             if not is_there:
-                self._write(output, jobs, share, account)
+                self.write(output, jobs, share, account)
         if not is_promised:
             for at, job in enumerate(jobs):
-                self._finish(at, job, shares, account)
+                self.finish(at, job, shares, account)
 
     def as_promised(self, prepared: Prepared) -> ItemResult:
         """The result of a request that got just what its placement says."""
@@ -102,17 +106,24 @@ class OutputWriter:
         return result
 
     def _share(self, output: int, jobs: Sequence[Job], result: Tensor) -> Share:
+        if self._spec.outputs[output].datatype != "BYTES":
+            share = self.divided(output, jobs, result.shape, result.itemsize)
+            return share._replace(packed=np.ascontiguousarray(result).reshape(-1).view(np.uint8))
         shapes = self._shapes(output, jobs, result.shape)
-        datatype = self._spec.outputs[output].datatype
-        if datatype == "BYTES":
-            values = iter(result.ravel().tolist())
-            texts = [serialize_bytes(islice(values, elements(shape))) for shape in shapes]
-            sizes = [len(text) for text in texts]
-            packed = np.frombuffer(b"".join(texts), np.uint8)
+        values = iter(result.ravel().tolist())
+        texts = [serialize_bytes(islice(values, elements(shape))) for shape in shapes]
+        sizes = [len(text) for text in texts]
+        return Share(shapes, _starts(sizes), sizes, np.frombuffer(b"".join(texts), np.uint8))
+
+    def divided(self, output: int, jobs: Sequence[Job], shape: Shape, item_bytes: int) -> Share:
+        """The shares of an output that was computed in `shape`, but for its content."""
+        shapes = self._shapes(output, jobs, shape)
+        if len(jobs) == 1 or output in self._placements.shapes.sources:
+            sizes = [item_bytes * elements(each) for each in shapes]
         else:
-            sizes = self._sizes(output, jobs, result, shapes)
-            packed = np.ascontiguousarray(result).reshape(-1).view(np.uint8)
-        return Share(shapes, [0, *accumulate(sizes[:-1])], sizes, packed)
+            row_bytes = item_bytes * elements(shape[1:])
+            sizes = [job.prepared.rows * row_bytes for job in jobs]
+        return Share(shapes, _starts(sizes), sizes, NO_CONTENT)
 
     def _shapes(self, output: int, jobs: Sequence[Job], shape: Shape) -> list[list[int]]:
         """The shape that each job gets of an output that was computed in `shape`."""
@@ -122,21 +133,14 @@ class OutputWriter:
         given = list(known.given(output, shape))
         return [given] if len(jobs) == 1 else [[job.prepared.rows, *given[1:]] for job in jobs]
 
-    def _sizes(self, output: int, jobs: Sequence[Job], result: Tensor, shapes: Sequence[Sequence[int]]) -> list[int]:
-        if len(jobs) == 1:
-            return [result.nbytes]
-        if output in self._placements.shapes.sources:
-            return [result.itemsize * elements(shape) for shape in shapes]
-        row_bytes = result.itemsize * elements(result.shape[1:])
-        return [job.prepared.rows * row_bytes for job in jobs]
-
-    def _check_room(self, output: int, jobs: Sequence[Job], share: Share) -> None:
+    def check_room(self, output: int, jobs: Sequence[Job], share: Share) -> None:
+        """Fails the jobs whose places are too small for what came."""
         for job, size in zip(jobs, share.sizes, strict=True):
             target = job.prepared.targets.get(output)
             if target is not None and target.span is not None and size > target.capacity and job.error is None:
                 job.error = too_small(self._spec, output, size, target.capacity)
 
-    def _write(self, output: int, jobs: Sequence[Job], share: Share, account: Account) -> None:
+    def write(self, output: int, jobs: Sequence[Job], share: Share, account: Account) -> None:
         """Copies what belongs into slots, one copy per run."""
         writers: list[Job] = []
         spans: list[Span] = []
@@ -152,7 +156,8 @@ class OutputWriter:
             writers[first].error = error
         account.copied("scatter", len(runs), sum(run.byte_size for run in runs))
 
-    def _finish(self, at: int, job: Job, shares: dict[int, Share], account: Account) -> None:
+    def finish(self, at: int, job: Job, shares: dict[int, Share], account: Account) -> None:
+        """Leaves a job its result, with a memfd of its unplaced outputs, or its error. `at`: its position in the shares."""
         if job.error is not None:
             return
         try:
@@ -203,6 +208,10 @@ class OutputWriter:
             os.close(fd)
             raise
         return fd
+
+
+def _starts(sizes: Sequence[int]) -> list[int]:
+    return [0, *accumulate(sizes[:-1])]
 
 
 def failure(error: PenstockError) -> ItemResult:

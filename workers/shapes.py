@@ -9,10 +9,19 @@ the same in either shape: nothing is copied because of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from ..ipc.messages import ModelSpec, TensorSpec
 from .backends.base import Tensor
 from .ragged import Shape, compute
+
+
+class Sized(Protocol):
+    """A tensor, wherever it lies."""
+
+    @property
+    def size(self) -> int:
+        """Its elements."""
 
 
 class Shapes:
@@ -66,7 +75,7 @@ class Shapes:
 
     # --- outputs ---------------------------------------------------------------------------------------------------------
 
-    def produced(self, output: int, rows: int, inputs: Sequence[Tensor | None]) -> Shape:
+    def produced(self, output: int, rows: int, inputs: Sequence[Sized | None]) -> Shape:
         """The shape that the model gives an output of one execution with these inputs; -1 where only execution tells."""
         source = self.sources.get(output)
         if source is not None:

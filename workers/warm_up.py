@@ -30,7 +30,7 @@ from ..ipc.messages import (
 )
 from ..ipc.regions import create_memfd
 from ..ipc.tensors import byte_size, deserialize_bytes, elements, numpy_dtype, serialize_bytes
-from .batches import BatchRunner
+from .batches import Runner
 from .packing import aligned
 from .region_table import RegionTable
 
@@ -40,8 +40,8 @@ SEED = 0
 """Random data are the same at each start, so that a sample that fails can be tried again."""
 
 
-def run_samples(start: Start, runner: BatchRunner, regions: RegionTable, directory: str) -> None:
-    """Executes every sample of `start`, in order. Raises ModelError that names the first one that failed, and why.
+def run_samples(start: Start, runner: Runner, regions: RegionTable, directory: str, lane: int = 0) -> None:
+    """Executes every sample of `start` in a lane, in order. Raises ModelError that names the first that failed, and why.
 
     `directory` is the version's; files are in the directory `warmup` beside it.
     """
@@ -49,9 +49,9 @@ def run_samples(start: Start, runner: BatchRunner, regions: RegionTable, directo
     for sample in start.samples:
         try:
             contents = {given.name: contents_of(given, sample.batch_size, folder) for given in sample.inputs}
-            with _placed(sample, contents, start.spec, runner, regions) as batch:
+            with _placed(sample, contents, start.spec, runner, regions) as placements:
                 for _ in range(sample.count):
-                    _run(batch, runner)
+                    _run(Batch(0, placements, lane), runner)
         except PenstockError as error:
             raise ModelError(f"failed to run warmup sample '{sample.name}': {error.message}", Code.INVALID_ARG) from error
 
@@ -111,9 +111,9 @@ def _read_text(given: WarmupInput, requests: int, content: bytes) -> list[bytes]
 
 @contextmanager
 def _placed(
-    sample: WarmupSample, contents: dict[str, list[bytes]], spec: ModelSpec, runner: BatchRunner, regions: RegionTable
-) -> Iterator[Batch]:
-    """The sample as a batch of requests, whose region is mapped within the block."""
+    sample: WarmupSample, contents: dict[str, list[bytes]], spec: ModelSpec, runner: Runner, regions: RegionTable
+) -> Iterator[list[Raw]]:
+    """The sample as encoded placements of requests, whose region is mapped within the block."""
     total = sum(aligned(len(content)) for pieces in contents.values() for content in pieces)
     regions.map(MapRegion(REGION, max(total, 1)), create_memfd("penstock-warmup", max(total, 1)))
     try:
@@ -138,13 +138,13 @@ def _placed(
             Placement(1, [input_of(tensor.name, request) for tensor in spec.inputs], outputs)
             for request in range(sample.batch_size)
         ]
-        yield Batch(0, [Raw(encode(placement)) for placement in placements])
+        yield [Raw(encode(placement)) for placement in placements]
     finally:
         runner.forget_region(REGION)
         regions.unmap(REGION)
 
 
-def _run(batch: Batch, runner: BatchRunner) -> None:
+def _run(batch: Batch, runner: Runner) -> None:
     """One execution. Raises what its requests failed of, each reason once."""
     report, fds = runner.run(batch)
     for fd in fds:

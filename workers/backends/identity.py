@@ -91,19 +91,25 @@ class Echo:
 
     def source(self, work: Work, output: int) -> Tensor:
         """What output `output` must become: a view on the input, whose trailing axis it cuts."""
-        tensor, dims = work.inputs[output], self._dims[output]
+        tensor = work.inputs[output]
         assert tensor is not None, "not optional"
+        shape, rows, count = self.cut(output, tensor.shape)
+        return tensor.reshape(rows, tensor.size // max(rows, 1))[:, :count].reshape(shape)
+
+    def cut(self, output: int, source: Sequence[int]) -> tuple[tuple[int, ...], int, int]:
+        """Of an input of shape `source`: the output's shape, its rows, and the elements that it takes of each row."""
+        dims = self._dims[output]
+        size = elements(source)
         if dims is None:
-            return tensor.reshape(-1) if self._spec.outputs[output].shaped_as else tensor
-        rows = len(tensor) if self._batched else 1
-        count = elements(dims)
-        flat = tensor.reshape(rows, -1)
-        if flat.shape[1] < count:
+            return (size,) if self._spec.outputs[output].shaped_as else tuple(source), 1, size
+        rows = source[0] if self._batched else 1
+        count, width = elements(dims), size // max(rows, 1)
+        if width < count:
             raise invalid(
-                f"a row of input '{self._spec.inputs[output].name}' of model '{self._spec.name}' has {flat.shape[1]} elements, "
+                f"a row of input '{self._spec.inputs[output].name}' of model '{self._spec.name}' has {width} elements, "
                 f"output '{self._spec.outputs[output].name}' takes {count}"
             )
-        return flat[:, :count].reshape((rows, *dims) if self._batched else dims)
+        return (rows, *dims) if self._batched else dims, rows, count
 
     def _refused(self, why: str) -> CallerError:
         return CallerError(f"model '{self._spec.name}' cannot be served by this backend: {why}", Code.INVALID_ARG)

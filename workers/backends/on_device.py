@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...ipc.errors import PenstockError
 from ...ipc.messages import LoadModel, ModelSpec, Signature
+from ...ipc.tensors import elements
 
 if TYPE_CHECKING:
     from ..devices.cuda import Device, Stream
@@ -29,23 +30,29 @@ class DeviceTensor(NamedTuple):
     shape: tuple[int, ...]
     byte_size: int
 
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return elements(self.shape)
+
 
 class Lane(NamedTuple):
     """One instance within a worker: what a backend makes one execution context for. Work of a lane never runs at once."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # mypy: tuples have a method of this name, which nobody calls here
     stream: Stream
 
 
 class Slot(NamedTuple):
     """The memory that batches of a lane use in turn: a batch uses one slot, and the next one another.
 
-    Addresses stay the same as long as the worker lives, which is what a CUDA graph needs. `inputs` in the order of
-    Work.inputs and `outputs` in that of the spec: room for the largest batch; None where no size is known beforehand.
+    `inputs` in the order of Work.inputs and `outputs` in that of the spec: room for the largest batch, with -1 for variable
+    dims; None where no size is known beforehand, and there was no batch yet. Addresses stay the same as long as the worker
+    lives, which is what a CUDA graph needs, but for those of tensors that outgrow their room: then there is another Slot.
     """
 
     lane: Lane
-    index: int
+    index: int  # type: ignore[assignment]  # mypy: tuples have a method of this name, which nobody calls here
     inputs: tuple[DeviceTensor | None, ...]
     outputs: tuple[DeviceTensor | None, ...]
 
@@ -76,6 +83,9 @@ class DeviceWork:
 class DeviceBackend(ABC):
     """A way to run models on a device. One object serves all lanes of one worker; calls come from one thread."""
 
+    #: False: no element of an input is ever used as an index or a length, so clients may as well change them meanwhile
+    needs_snapshots = True
+
     @abstractmethod
     def load(self, order: LoadModel, device: Device) -> Signature | None:
         """Brings the model onto the device; its own signature, or None when any configuration suits it.
@@ -102,6 +112,17 @@ class DeviceBackend(ABC):
     @abstractmethod
     def close(self) -> None:
         """Gives everything back; the streams are idle by then. Idempotent; also called after a failed load."""
+
+    def largest(self, name: str) -> int | None:  # noqa: ARG002 - what is known of no model
+        """Bytes of the largest tensor of this name that the model takes or gives, where its dims are variable; None: no bound.
+
+        Asked before warm_up, so that its slots have room for it from the beginning.
+        """
+        return None
+
+    def replays(self, rows: int) -> bool:  # noqa: ARG002 - see `largest`
+        """Whether a batch of so many rows is a CUDA graph's, which is lost where tensors lie outside of the slot."""
+        return False
 
     def describe(self) -> dict[str, Any]:
         """What `penstock status` and the log may say about how the model is run: version, profiles, graphs."""
