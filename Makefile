@@ -14,21 +14,23 @@ FOLDERS := $(CODE) model_repository conf
 SOURCES := $(shell find $(FOLDERS) -not -path '*/__pycache__*' -not -name '* *')
 DEPENDENCIES := $(VENV)/.dependencies-installed
 INSTALLED := $(VENV)/.project-installed
+TORCH := $(VENV)/.torch-installed
 
-.PHONY: help demo test check docs bench mutants clean
+.PHONY: help demo test check docs bench gpu-check mutants clean
 help:
 	@echo "make demo     serve the sample models, classify real digits, print what happened"
 	@echo "make test     every test (those that need a GPU are skipped with a reason where there is none)"
 	@echo "make check    ruff, formatting, mypy --strict, the layer rules"
 	@echo "make docs     the tables in docs/ and conf/penstock.toml, from the code"
 	@echo "make bench    the numbers of bench/README.md, on this machine"
+	@echo "make gpu-check the tests and the numbers that need a GPU, with PYTHON's packages as they are; see docs/gpu.md"
 	@echo "make mutants  the tests against faults put into the code on purpose"
 	@echo "make clean    remove .venv, build outputs and caches"
 
 demo: $(INSTALLED)
 	$(BIN)/penstock demo
 
-test: $(INSTALLED)
+test: $(INSTALLED) $(TORCH)
 	$(BIN)/python -m pytest
 
 check: $(INSTALLED)
@@ -45,7 +47,11 @@ bench: $(INSTALLED)
 	$(BIN)/python bench/real_model.py --json bench/cache/real_model.json
 	$(BIN)/python bench/table.py bench/cache/overhead.json bench/cache/real_model.json
 
-mutants: $(INSTALLED)
+# Installs nothing and uses no .venv: a machine with a GPU has its packages, and perhaps no network.
+gpu-check:
+	@"$(if $(filter file,$(origin PYTHON)),python3,$(PYTHON))" bench/gpu_check.py $(if $(WHEELS),--wheels "$(WHEELS)")
+
+mutants: $(INSTALLED) $(TORCH)
 	$(BIN)/python tests/mutants/run.py
 
 clean:
@@ -63,6 +69,13 @@ $(DEPENDENCIES): pyproject.toml setup.py | $(BIN)/python
 	@$(PIP) install --upgrade pip "setuptools>=77"
 	@$(PIP) install '.[dev]'
 	@touch $@
+
+# For tests alone, and large: the extra `torch`, without CUDA where the package index has such a build (.ci/torch-requirement). Where
+# it cannot be installed, the tests that need it are skipped and say so, and the next `make test` tries again.
+$(TORCH): $(DEPENDENCIES) .ci/torch-requirement
+	@requirement=$$(.ci/torch-requirement $(BIN)/python); echo "installing $$requirement for the tests"; \
+	if $(PIP) install "$$requirement" "torch>=2.4"; then touch $@; \
+	else echo "torch cannot be installed: the tests that need it will be skipped"; fi
 
 $(INSTALLED): $(DEPENDENCIES) $(SOURCES)
 	@rm -rf build

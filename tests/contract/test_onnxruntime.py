@@ -13,7 +13,8 @@ from worker_rig import Rig, Tensor, copies, spec_of, unplaced, write_onnx, write
 
 from penstock.ipc.errors import CallerError, ModelError
 from penstock.ipc.messages import GRAPH_LEVEL, LoadModel, ModelSpec, OutputSlice, Placement, TensorSpec
-from penstock.workers.backends.onnxruntime_onnx import OnnxRuntime, session_options
+from penstock.workers.backends.onnx_sessions import session_options
+from penstock.workers.backends.onnxruntime_onnx import OnnxRuntime
 
 OUT = 32768
 

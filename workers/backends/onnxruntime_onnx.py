@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX models through onnxruntime, on the CPU. The only importer of onnxruntime.
+"""ONNX models through onnxruntime, from host memory: on the CPU, and on a GPU where the model has text.
 
 Inputs are bound by address where they lie; outputs of known shape are computed straight into their places. Work that comes
 again keeps its binding, so that it costs one call (3 us; making the binding costs 10 us more).
@@ -8,55 +8,30 @@ again keeps its binding, so that it costs one call (3 us; making the binding cos
 from __future__ import annotations
 
 import ctypes
-import os
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from msgspec.structs import replace
 
 from ...ipc.errors import Code, ModelError, PenstockError, invalid
-from ...ipc.messages import GRAPH_LEVEL, LoadModel, ModelSpec, Signature, TensorSpec
-from ...ipc.tensors import byte_size, numpy_dtype
+from ...ipc.messages import LoadModel, ModelSpec, Signature, TensorSpec
 from ..shapes import Shapes
 from .base import Backend, Tensor, Work
-
-# Since 1.29 onnxruntime's wheels for Linux report each session to Microsoft, from a thread and with files of their own, unless
-# this is set before it is imported. What is served here is nobody else's business; 0 brings it back.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-import onnxruntime as ort
-
-#: datatype -> (onnxruntime's name of it, its number in onnx.TensorProto.DataType)
-ONNX_TYPES: dict[str, tuple[str, int]] = {
-    "BOOL": ("bool", 9), "UINT8": ("uint8", 2), "UINT16": ("uint16", 4), "UINT32": ("uint32", 12), "UINT64": ("uint64", 13),
-    "INT8": ("int8", 3), "INT16": ("int16", 5), "INT32": ("int32", 6), "INT64": ("int64", 7),
-    "FP16": ("float16", 10), "BF16": ("bfloat16", 16), "FP32": ("float", 1), "FP64": ("double", 11), "BYTES": ("string", 8),
-}  # fmt: skip
-_DATATYPES = {f"tensor({name})": datatype for datatype, (name, _) in ONNX_TYPES.items()}
-
-_GRAPH_LEVELS = {
-    "-1": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    "1": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    "2": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-}
-"""Triton's optimization.graph.level -> onnxruntime's; any other is everything (onnxruntime_backend, ModelState)."""
-
-WARM_UP_BUDGET_S = 2.0
-"""The largest batch is warmed up as well when one row lets expect that it takes no longer."""
+from .execution_providers import cpu_providers, gpu_providers
+from .onnx_sessions import ONNX_TYPES, check_names, open_session, ort, outputs_apart, signature_of
+from .zeros import execute_zeros
 
 
 class OnnxRuntime(Backend):
     """One session, used by one thread."""
 
     def __init__(self) -> None:
-        self._session: ort.InferenceSession | None = None
+        self._session: Any = None  # an InferenceSession
         self._spec: ModelSpec | None = None
         self._shapes: Shapes | None = None
-        self._binding: ort.IOBinding | None = None
+        self._binding: Any = None  # an IOBinding
         self._takes_text = False
-        #: outputs whose rank in the model is not that of their places, which they therefore cannot be computed into
+        #: see outputs_apart
         self._apart: frozenset[int] = frozenset()
 
     def __repr__(self) -> str:
@@ -64,56 +39,27 @@ class OnnxRuntime(Backend):
 
     def load(self, order: LoadModel) -> Signature:
         """Reads DIRECTORY/FILENAME (model.onnx). Raises ModelError with the file's name and the reason."""
-        name = order.filename or "model.onnx"
-        path = os.path.join(order.directory, name)
-        if not os.path.isfile(path):
-            raise ModelError(f"model file '{name}' is missing in {order.directory}", Code.NOT_FOUND)
-        options = session_options(order.spec.parameters, order.threads)
-        try:
-            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise ModelError(f"model file '{name}' cannot be loaded: {error}") from error
-        named = {tensor.name for tensor in order.spec.inputs}
-        return Signature(
-            [_tensor_spec(node, "input", name) for node in self._session.get_inputs()]
-            + [
-                replace(_tensor_spec(node, "input", name), optional=True)
-                for node in self._session.get_overridable_initializers()
-                if node.name in named
-            ],
-            [_tensor_spec(node, "output", name) for node in self._session.get_outputs()],
-        )
+        spec = order.spec
+        providers = cpu_providers(spec) if order.gpu is None else gpu_providers(spec, order.gpu.ordinal)
+        self._session = open_session(order, providers)
+        return signature_of(self._session, order)
 
     def warm_up(self, spec: ModelSpec, samples_follow: bool = False) -> None:
-        """Checks names, then executes zeros once, and once more at the largest batch where that is cheap.
+        """Checks names, then executes zeros, and the largest batch where that is cheap.
 
         With `samples_follow`, only the former.
         """
         assert self._session is not None, "warm_up before load"
         self._shapes = Shapes(spec)
-        inputs = [*self._session.get_inputs(), *self._session.get_overridable_initializers()]
-        for tensors, nodes, kind in (
-            (self._shapes.model_inputs, inputs, "input"),
-            (spec.outputs, self._session.get_outputs(), "output"),
-        ):
-            known = [node.name for node in nodes]
-            for tensor in tensors:
-                if tensor.name not in known:
-                    raise invalid(f"model '{spec.name}' has no {kind} '{tensor.name}'; it has {', '.join(known)}")
+        check_names(self._session, spec, self._shapes)
         self._takes_text = any(tensor.datatype == "BYTES" for tensor in spec.inputs)
         if self._takes_text and any(tensor.datatype == "BF16" for tensor in spec.inputs):
             raise ModelError(f"model '{spec.name}': BYTES and BF16 inputs in one model are not supported", Code.UNSUPPORTED)
-        ranks = {node.name: len(node.shape) for node in self._session.get_outputs()}
-        self._apart = frozenset(output for output in self._shapes.sources if ranks[spec.outputs[output].name] != 1)
+        self._apart = outputs_apart(self._session, spec, self._shapes)
         self._binding = self._session.io_binding()
         self._spec = spec
-        if samples_follow:
-            return
-        started_s = time.monotonic()
-        is_possible = self._execute_zeros(1)
-        one_row_s = time.monotonic() - started_s
-        if is_possible and spec.max_batch_size > 1 and one_row_s * spec.max_batch_size <= WARM_UP_BUDGET_S:
-            self._execute_zeros(spec.max_batch_size)
+        if not samples_follow:
+            execute_zeros(spec, self._shapes, self.execute)
 
     def execute(self, work: Work) -> Sequence[Tensor | None]:
         """Runs the session. Raises what onnxruntime raises."""
@@ -141,7 +87,7 @@ class OnnxRuntime(Backend):
         self._binding = None
         self._session = None
 
-    def _bind(self, binding: ort.IOBinding, work: Work) -> None:
+    def _bind(self, binding: Any, work: Work) -> None:
         assert self._spec is not None and self._shapes is not None
         for tensor, content in zip(self._shapes.model_inputs, work.inputs, strict=True):
             if content is not None:
@@ -153,7 +99,7 @@ class OnnxRuntime(Backend):
             else:
                 binding.bind_ortvalue_output(tensor.name, _value(tensor, place))
 
-    def _results(self, binding: ort.IOBinding, work: Work) -> Sequence[Tensor | None]:
+    def _results(self, binding: Any, work: Work) -> Sequence[Tensor | None]:
         assert self._spec is not None
         if not self._apart and all(place is not None for place in work.places):
             return work.places
@@ -172,60 +118,6 @@ class OnnxRuntime(Backend):
             if content is not None
         }
         return [_encoded(result) for result in self._session.run(names, feeds)]
-
-    def _execute_zeros(self, rows: int) -> bool:
-        """Whether there was anything to execute: variable dims and text have no natural zero."""
-        assert self._spec is not None and self._shapes is not None
-        spec = self._spec
-        shapes = [self._shapes.full(rows, tensor.dims) for tensor in spec.inputs]
-        if any(byte_size(tensor.datatype, shape) is None for tensor, shape in zip(spec.inputs, shapes, strict=True)):
-            return False
-        zeros = [np.zeros(shape, numpy_dtype(tensor.datatype)) for tensor, shape in zip(spec.inputs, shapes, strict=True)]
-        inputs = self._shapes.work_inputs(zeros)
-        wanted = tuple(range(len(spec.outputs)))
-        self.execute(Work((rows,), inputs, wanted, [None] * len(wanted), is_kept=False))
-        return True
-
-
-def session_options(parameters: Mapping[str, str], threads: int) -> Any:
-    """Options of a session from the parameters that Triton's onnxruntime backend documents. Raises INVALID_ARG.
-
-    An idle worker must not spin: threads wait for work by sleeping unless a `session.` entry says otherwise.
-    """
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # every error is raised as well, and reported once
-    options.intra_op_num_threads = _number(parameters, "intra_op_thread_count") or threads or len(os.sched_getaffinity(0))
-    options.inter_op_num_threads = _number(parameters, "inter_op_thread_count")
-    options.graph_optimization_level = _GRAPH_LEVELS.get(
-        parameters.get(GRAPH_LEVEL, ""), ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    )
-    if _number(parameters, "execution_mode"):
-        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
-    options.enable_cpu_mem_arena = bool(_number(parameters, "enable_mem_arena", 1))
-    options.enable_mem_pattern = bool(_number(parameters, "enable_mem_pattern", 1))
-    entries = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
-    entries.update({key: value for key, value in parameters.items() if key.startswith("session.")})
-    for key, value in entries.items():
-        options.add_session_config_entry(key, value)
-    return options
-
-
-def _number(parameters: Mapping[str, str], key: str, otherwise: int = 0) -> int:
-    text = parameters.get(key, "")
-    if not text:
-        return otherwise
-    if not text.isdecimal():
-        raise invalid(f"parameter '{key}' must be a whole number that is not negative, got '{text}'")
-    return int(text)
-
-
-def _tensor_spec(node: Any, kind: str, filename: str) -> TensorSpec:
-    datatype = _DATATYPES.get(node.type)
-    if datatype is None:
-        raise ModelError(
-            f"model file '{filename}': {kind} '{node.name}' is a {node.type}, which no datatype holds", Code.UNSUPPORTED
-        )
-    return TensorSpec(node.name, datatype, [dim if isinstance(dim, int) else -1 for dim in node.shape])
 
 
 def _value(tensor: TensorSpec, content: Tensor) -> Any:
