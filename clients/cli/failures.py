@@ -45,6 +45,12 @@ class NotStable(CommandFailed):
     exit_code = 3
 
 
+class Differs(CommandFailed):
+    """convert: what was converted does not answer as its source does."""
+
+    exit_code = 3
+
+
 @contextmanager
 def failing_as(kind: type[CommandFailed]) -> Iterator[None]:
     """Turns an error of Penstock's within the block into the end of the command."""
