@@ -10,8 +10,11 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from contextlib import suppress
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -20,12 +23,37 @@ def die_with_parent(parent_pid: int) -> None:
     To be called first thing in a process that the parent's main thread spawned: the signal is sent when the spawning
     *thread* ends (prctl(2)), and a parent that died before this call sends none, hence the look at getppid afterwards.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"prctl(PR_SET_PDEATHSIG): {os.strerror(code)}")
+    _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), "PR_SET_PDEATHSIG")
     if os.getppid() != parent_pid:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """From now on a descendant whose parent ends becomes this process's child, whatever sessions and groups it is in."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1, "PR_SET_CHILD_SUBREAPER")
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process, by whichever of its threads they were started; nothing if it is gone."""
+    found: list[int] = []
+    for task in _entries(f"/proc/{pid}/task"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text(encoding="ascii").split())
+    return found
+
+
+def _entries(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
+
+
+def _prctl(option: int, value: int, name: str) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl({name}): {os.strerror(code)}")
 
 
 def open_pidfd(pid: int) -> int:

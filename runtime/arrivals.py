@@ -6,12 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ..ipc.errors import MachineError
-from ..ipc.messages import LoadModel
+from ..ipc.messages import Gpu, LoadModel
 from .host import Host
 from .host_policies import share_of
-from .instances import Instance, WorkerProcess
+from .instances import Instance, Lane, WorkerProcess
 from .launches import Launch, Launches
 from .models import ServedModel
+from .mps.daemon import MpsDaemon
+from .mps.places import environment_of, has_users_own, own_directory
+from .repository.configuration import WorkerPlan
+from .scheduling.requests import NO_GPU
 from .settings import Settings
 
 Refused = Callable[[Launch, MachineError], None]
@@ -19,19 +23,21 @@ Refused = Callable[[Launch, MachineError], None]
 
 
 class Arrivals:
-    """Makes instances of processes. `instances` and `unflushed` are the fleet's."""
+    """Makes instances of processes. `instances`, `lanes` and `unflushed` are the fleet's."""
 
     def __init__(
-        self, settings: Settings, host: Host, launches: Launches, instances: dict[int, Instance], unflushed: set[Instance],
-        clock: Callable[[], int], refused: Refused,
+        self, settings: Settings, host: Host, launches: Launches, instances: dict[int, Instance], lanes: dict[int, Lane],
+        unflushed: set[Instance], clock: Callable[[], int], refused: Refused,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._host = host
         self._launches = launches
         self._instances = instances
+        self._lanes = lanes
         self._unflushed = unflushed
         self._clock = clock
         self._refused = refused
+        self.mps = MpsDaemon(settings.mps, environment_of(own_directory()), has_users_own(), host.start_mps, unflushed)
         self._count = 0
 
     def __repr__(self) -> str:
@@ -47,33 +53,56 @@ class Arrivals:
         """Starts what there is room or time for."""
         now_ns = self._clock()
         while (launch := self._launches.take(now_ns, self._loading())) is not None:
+            plan = launch.model.config.worker_of(launch.name)
+            environment = {**_environment(plan), **self.mps.environment_for(self._sharing(plan, launch.model))}
             try:
-                process = self._host.launch(launch.name)
+                process = self._host.launch(launch.name, environment)
             except MachineError as error:
                 self._refused(launch, error)
             else:
-                self._take_in(process, launch.name, launch.model, supervised=True)
+                self._take_in(process, plan, launch.model, supervised=True)
 
     def attach(self, process: WorkerProcess, model: ServedModel) -> Instance:
         """Takes in a worker that somebody started by hand."""
-        return self._take_in(process, f"{model.name}_attached_{process.pid}", model, supervised=False)
+        plan = model.config.worker_of(f"{model.name}_attached_{process.pid}")
+        return self._take_in(process, plan, model, supervised=False)
 
     def _loading(self) -> int:
         """How many that the broker started are loading."""
         return sum(instance.is_loading and instance.supervised for instance in self._instances.values())
 
-    def _take_in(self, process: WorkerProcess, name: str, model: ServedModel, supervised: bool) -> Instance:
-        self._count += 1
-        instance = Instance(self._count, name, model, process, supervised)
+    def _sharing(self, plan: WorkerPlan, model: ServedModel) -> int:
+        """How many workers the plan's GPU has: those of its model, and those of others that live. 0: it is on the CPU."""
+        if plan.gpu == NO_GPU:
+            return 0
+        others = sum(each.gpu == plan.uuid and each.model is not model for each in self._instances.values())
+        return others + sum(each.uuid == plan.uuid for each in model.config.workers())
+
+    def _take_in(self, process: WorkerProcess, plan: WorkerPlan, model: ServedModel, supervised: bool) -> Instance:
+        instance = Instance(self._count + 1, plan, model, process, supervised)
+        self._count += instance.lanes
         self._instances[instance.number] = instance
+        self._lanes.update(instance.by_lane())
         model.instances.append(instance)
         self._host.watch(instance)
-        share = share_of(model.config, name, self._settings)
+        share = share_of(model.config, plan.name, self._settings)
         instance.cpus = share.cpus
         load = LoadModel(
-            model.spec, name, model.directory, model.config.filename, share.threads, self._settings.isolate_system_regions,
-            list(share.cpus), share.numa_node,
+            model.spec, plan.name, model.directory, model.config.filename, share.threads,
+            self._settings.isolate_system_regions, list(share.cpus), share.numa_node, self._gpu(plan, supervised),
         )  # fmt: skip
-        instance.send(load)
+        self.mps.send(instance, load, self._sharing(plan, model) if supervised else 0)
         self._unflushed.add(instance)
         return instance
+
+    def _gpu(self, plan: WorkerPlan, supervised: bool) -> Gpu | None:
+        """Where the worker computes. One that was attached by hand may see any GPUs, and finds its own by the UUID."""
+        if plan.gpu == NO_GPU:
+            return None
+        ordinal, profiles = 0 if supervised else -1, list(plan.group.profiles)
+        return Gpu(plan.uuid, ordinal, len(plan.instances), self._settings.busy_wait, profiles)
+
+
+def _environment(plan: WorkerPlan) -> dict[str, str]:
+    """A worker on a GPU sees that one alone, as its device 0: nothing that it does makes a context on another."""
+    return {} if plan.gpu == NO_GPU else {"CUDA_VISIBLE_DEVICES": plan.uuid}

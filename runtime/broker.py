@@ -14,7 +14,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..ipc.addresses import parse_address
@@ -23,6 +23,7 @@ from .core import Core
 from .doors import Door, LocalDoor, ZmqDoor
 from .event_loop import EventLoop
 from .instances import Instance, WorkerProcess
+from .mps.watched import WatchedMps
 from .processes import AttachedWorker
 from .repository.jobs import Job
 from .sessions import Session
@@ -54,6 +55,8 @@ class Broker:
         self._workers = WatchedWorkers(self._loop)
         self._core = Core(settings, self, time.monotonic_ns)
         self._workers.serve(self._core)
+        self._mps = WatchedMps(self._loop)
+        self._mps.serve(self._core)
         self._doors: list[Door] = []
         self._zmq_doors: list[ZmqDoor] = []  # those of them that need looking after in every turn
         self.metrics: MetricsDoor | None = None
@@ -187,6 +190,7 @@ class Broker:
         self._core.fleet.kill("the broker is leaving")
         for instance in list(self._core.fleet.instances.values()):
             self._workers.exited(instance)
+        self._mps.close()
         self._core.flush()
         for session in list(self._core.reception.sessions.values()):
             self._core.reception.end(session, "the broker is leaving")
@@ -201,9 +205,13 @@ class Broker:
 
     # --- Host: what the core asks of its surroundings --------------------------------------------------------------------
 
-    def launch(self, name: str) -> WorkerProcess:
+    def launch(self, name: str, environment: Mapping[str, str]) -> WorkerProcess:
         """Starts a worker."""
-        return self._workers.launch(name)
+        return self._workers.launch(name, environment)
+
+    def start_mps(self) -> None:
+        """Starts an MPS daemon."""
+        self._mps.start()
 
     def adopt(self, session: Session) -> WorkerProcess:
         """Takes a local connection out of its door and makes a worker of it."""

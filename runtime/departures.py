@@ -68,17 +68,22 @@ class Departures:
         for instance in [instance for instance in model.instances if instance.name in names]:
             instance.wanted = False
             if instance.is_ready:
-                self._feed(InstanceLeaving(instance.number))
+                self._feed(InstanceLeaving(instance.number, instance.lanes))
             elif instance.is_loading:
                 instance.kill("the instance is not wanted any more")
 
     def drained(self, model: ServedModel) -> None:
         """The scheduler has forgotten the version: nothing of it is at any worker."""
         for instance in model.instances:
-            self.vacated(instance)
+            self._vacated(instance)
 
-    def vacated(self, instance: Instance) -> None:
-        """Nothing is left at an instance that is to leave."""
+    def lane_vacated(self, instance: Instance) -> None:
+        """Nothing is left at one lane of an instance that is to leave."""
+        instance.vacant += 1
+        if instance.vacant == instance.lanes:
+            self._vacated(instance)
+
+    def _vacated(self, instance: Instance) -> None:
         if instance.is_ready:
             instance.become(InstanceState.STOPPING)
             instance.send(Stop())

@@ -14,13 +14,14 @@ from .arrivals import Arrivals
 from .departures import Departures, Feed
 from .host import Host
 from .host_policies import undefined_policies
-from .instances import Instance, InstanceState, WorkerProcess
+from .instances import Instance, InstanceState, Lane, WorkerProcess
 from .launches import Launches
 from .losses import Losses, Watcher
 from .models import ModelState, ServedModel
 from .rationing import NO_EFFECT, is_rate_limited, needs_of, refuse_unrunnable
 from .regions import RegionRegistry
 from .repository.configuration import ModelConfig, check_against, complete
+from .repository.placement import Placing
 from .scheduling.events import InstanceGone, InstanceReady, ModelAdded
 from .scheduling.policy import CREDITS, Policy
 from .settings import Settings
@@ -31,8 +32,11 @@ log = logging.getLogger("penstock.fleet")
 class Fleet:
     """All instances of all model versions."""
 
-    def __init__(self, settings: Settings, host: Host, regions: RegionRegistry, feed: Feed, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, settings: Settings, host: Host, regions: RegionRegistry, feed: Feed, clock: Callable[[], int], placing: Placing
+    ) -> None:
         self._settings = settings
+        self.placing = placing  # where the instances of a model that is read may go
         self._regions = regions
         self._feed = feed
         self._clock = clock
@@ -41,12 +45,15 @@ class Fleet:
         self._losses = Losses(self._launches, feed, clock)
         #: number -> instance that is not dead
         self.instances: dict[int, Instance] = {}
+        #: the scheduler's number -> lane of one of them
+        self.lanes: dict[int, Lane] = {}
         #: instances that have messages to be flushed
         self.unflushed: set[Instance] = set()
         self._arrivals = Arrivals(
-            settings, host, self._launches, self.instances, self.unflushed, clock,
+            settings, host, self._launches, self.instances, self.lanes, self.unflushed, clock,
             lambda launch, error: self._losses.crashed(launch.name, launch.model, error),
         )  # fmt: skip
+        self.mps = self._arrivals.mps
         self.departures = Departures(
             self.instances,
             self._launches,
@@ -68,10 +75,12 @@ class Fleet:
         """Every live instance is listed once, and by its model too."""
         self._launches.check_invariants()
         self.departures.check_invariants()
+        self.mps.check_invariants()
         for number, instance in self.instances.items():
             instance.check_invariants()
             assert instance.number == number and instance.state is not InstanceState.DEAD, instance
             assert instance in instance.model.instances, instance
+        assert self.lanes == {n: lane for each in self.instances.values() for n, lane in each.by_lane().items()}, self
 
     # --- starting --------------------------------------------------------------------------------------------------------
 
@@ -82,7 +91,7 @@ class Fleet:
         """
         for warning in _without_effect(model.config, self._settings):
             log.warning("model %s: %s", model.label, warning)
-        names = model.config.instance_names()
+        names = model.config.worker_names()
         try:
             self.refuse_unrunnable(model)
         except CallerError as error:
@@ -93,7 +102,7 @@ class Fleet:
 
     def resize(self, model: ServedModel, config: ModelConfig) -> None:
         """Starts the instances that this configuration has and the model's has not. Those that it has not go on."""
-        added = [name for name in config.instance_names() if name not in model.config.instance_names()]
+        added = [name for name in config.worker_names() if name not in model.config.worker_names()]
         model.configure(config)
         for name in added:
             model.lost.pop(name, None)
@@ -121,7 +130,7 @@ class Fleet:
         if instance.is_ending:
             return
         model = instance.model
-        waiting = [] if model.config.is_complete else model.config.instance_names()[1:]
+        waiting = [] if model.config.is_complete else model.config.worker_names()[1:]
         if message.signature is not None:
             try:
                 config = complete(model.config, message.signature)
@@ -137,11 +146,12 @@ class Fleet:
         if instance.supervised:
             self._arrivals.ask(waiting, model)
 
-    def ready(self, instance: Instance, _message: Ready) -> None:
+    def ready(self, instance: Instance, message: Ready) -> None:
         """The worker is warmed up; with its first instance the model version becomes READY."""
         if instance.is_ending:
             return
         instance.become(InstanceState.READY)
+        self.mps.verify(instance, message.mps)
         model = instance.model
         if not model.accepts and model.state is not ModelState.UNLOADING:
             if not model.is_added:
@@ -150,7 +160,9 @@ class Fleet:
             model.become(ModelState.READY)
             log.info("model %s is READY", model.label)
             self._losses.watcher.model_ready(model)
-        self._feed(InstanceReady(instance.number, model.number, needs_of(model.config, instance.name)))
+            self._losses.gpus_lost(model)
+        needs = needs_of(model.config, instance.name)
+        self._feed(InstanceReady(instance.number, model.number, needs, instance.plan.gpu, instance.lanes))
         self._arrivals.launch_due()
         self._losses.no_longer_awaited(instance.name, model)
 
@@ -169,12 +181,15 @@ class Fleet:
         was_ready = instance.is_ready
         instance.become(InstanceState.DEAD)
         self._regions.instance_gone(instance)
+        self.mps.gone(instance)
         del self.instances[instance.number]
+        for number in instance.by_lane():
+            del self.lanes[number]
         self.unflushed.discard(instance)
         model.instances.remove(instance)
         log.log(logging.INFO if expected else logging.WARNING, "%s: %s", instance.name, reason)
         if was_ready or expected:
-            self._feed(InstanceGone(instance.number, reason))
+            self._feed(InstanceGone(instance.number, reason, instance.lanes))
         self.departures.exited(instance)
         if model.state is ModelState.UNLOADING:
             self.departures.left(model)
@@ -188,14 +203,13 @@ class Fleet:
 
     def next_deadline(self) -> int | None:
         """When the next restart is due, or patience with an instance that is to leave ends; in the clock's ns."""
-        launch_ns, kill_ns = self._launches.next_deadline(), self.departures.next_deadline()
-        if launch_ns is None or kill_ns is None:
-            return kill_ns if launch_ns is None else launch_ns
-        return min(launch_ns, kill_ns)
+        due = (self._launches.next_deadline(), self.departures.next_deadline(), self.mps.due_ns)
+        return min((due_ns for due_ns in due if due_ns is not None), default=None)
 
     def tick(self, now_ns: int) -> None:
         """Starts what is due, and ends what should have ended itself."""
         self.departures.tick(now_ns)
+        self.mps.tick(now_ns)
         launch_ns = self._launches.next_deadline()
         if launch_ns is not None and launch_ns <= now_ns:
             self._arrivals.launch_due()
@@ -235,6 +249,7 @@ def policy_of(model: ServedModel, settings: Settings) -> Policy:
         max_queued_per_principal=settings.max_queued_per_principal,
         credits=1 if limited else CREDITS,
         rate_limited=limited,
+        spread=len(model.config.devices) > 1,
     )
     if batching is None:
         return policy

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -15,8 +15,15 @@ if TYPE_CHECKING:
 class Host(Protocol):
     """The surroundings of a Core."""
 
-    def launch(self, name: str) -> WorkerProcess:
-        """Starts a worker process for the instance of this name. Raises MachineError when the machine refuses."""
+    def launch(self, name: str, environment: Mapping[str, str]) -> WorkerProcess:
+        """Starts a worker process for the instance of this name, with these variables beside the broker's own.
+
+        Raises MachineError when the machine refuses.
+        """
+        ...
+
+    def start_mps(self) -> None:
+        """Starts an MPS daemon; the fleet's MpsDaemon hears what becomes of it."""
         ...
 
     def adopt(self, session: Session) -> WorkerProcess:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An instance: one worker process as the broker sees it, from launch to death.
+"""An instance: one worker process as the broker sees it, from launch to death; on a GPU perhaps several instances (lanes).
 
 A restarted worker is a new Instance with the same name; numbers are never reused, so that whatever arrives late for the
 old one finds nothing.
@@ -8,15 +8,17 @@ old one finds nothing.
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..ipc.errors import BrokerError, Code, PenstockError
 from ..ipc.messages import Message
+from .scheduling.requests import NO_GPU
 from .sessions import Link
 
 if TYPE_CHECKING:
     from .models import ServedModel
     from .regions import Region
+    from .repository.configuration import WorkerPlan
 
 
 class InstanceState(Enum):
@@ -62,12 +64,22 @@ class WorkerProcess(Protocol):
         ...
 
 
+class Lane(NamedTuple):
+    """One of a worker's instances, which the scheduler knows by a number of its own."""
+
+    instance: Instance
+    position: int  # among its lanes
+    name: str
+
+
 class Instance:
     """One worker process of one model version."""
 
-    def __init__(self, number: int, name: str, model: ServedModel, process: WorkerProcess, supervised: bool) -> None:
-        self.number = number
-        self.name = name  # Triton's instance name, e.g. digits_0_1
+    def __init__(self, number: int, plan: WorkerPlan, model: ServedModel, process: WorkerProcess, supervised: bool) -> None:
+        self.number = number  # that of its first lane, as the scheduler knows it; the others follow
+        self.plan = plan
+        self.name = plan.name  # Triton's instance name, e.g. digits_0_1
+        self.lanes = len(plan.instances)
         self.model = model
         self.process = process
         self.link = process.link
@@ -76,7 +88,10 @@ class Instance:
         self.verdict = ""  # why the broker killed it, if it did
         self.load_error: PenstockError | None = None  # what LoadFailed said
         self.wanted = True  # false: it is not started again
+        self.has_mps = False  # it said that it computes through an MPS daemon
         self.cpus: tuple[int, ...] = ()  # those that it runs on because of a host policy; none: any
+        self.gpu = plan.uuid  # of the GPU that it computes on; "": the CPU
+        self.vacant = 0  # lanes that the scheduler has no more use for
         #: number of a region -> region that this worker has mapped
         self.mapped: dict[int, Region] = {}
 
@@ -100,6 +115,10 @@ class Instance:
         """Whether it was told to go, or is being killed: what it says of how its start goes on comes too late."""
         return self.state is InstanceState.STOPPING or bool(self.verdict)
 
+    def by_lane(self) -> dict[int, Lane]:
+        """Its lanes by the scheduler's numbers."""
+        return {self.number + index: Lane(self, index, name) for index, name in enumerate(self.plan.instances)}
+
     def become(self, state: InstanceState) -> None:
         """Moves along TRANSITIONS; an illegal move, which only a worker out of order can cause, raises with its story."""
         if state not in TRANSITIONS[self.state]:
@@ -108,6 +127,7 @@ class Instance:
 
     def check_invariants(self) -> None:
         """A dead worker has nothing mapped."""
+        assert self.lanes >= 1 and self.vacant <= self.lanes, self
         assert self.state is not InstanceState.DEAD or not self.mapped, self
 
     def send(self, message: Message) -> None:
@@ -129,10 +149,13 @@ class Instance:
         """The instance as `penstock status` shows it."""
         return {
             "instance": self.name,
+            "lanes": list(self.plan.instances),
             "model": self.model.name,
             "version": self.model.version,
             "state": self.state.value,
             "pid": self.process.pid,
             "regions_mapped": len(self.mapped),
+            "gpu": None if self.plan.gpu == NO_GPU else {"ordinal": self.plan.gpu, "uuid": self.gpu},
             "cpus": list(self.cpus),
+            "mps": self.has_mps,
         }

@@ -65,9 +65,9 @@ class Launches:
             return heapq.heappop(self._restarts)[2]
         return self._waiting.popleft() if self._waiting and loading < self._at_once else None
 
-    def expects(self, model: ServedModel) -> bool:
-        """Whether an instance of the model is to be started."""
-        return any(launch.model is model for launch in self._launches())
+    def expects(self, model: ServedModel, names: set[str] | None = None) -> bool:
+        """Whether an instance of the model is to be started, or one of these names."""
+        return any(launch.model is model and (names is None or launch.name in names) for launch in self._launches())
 
     def drop(self, model: ServedModel, names: set[str] | None = None) -> None:
         """Starts no more instances of the model, or none of these names."""

@@ -103,7 +103,7 @@ class Loads:
             self._open(load, load.order)
 
     def _open(self, load: Load, order: Order) -> None:
-        job = jobs.OpenModel(self._settings.repositories, order, self._served(load.name), self._settings.gpu_fallback)
+        job = jobs.OpenModel(self._settings.repositories, order, self._served(load.name), self._fleet.placing)
         self._host.run_aside(job, partial(self._read, load))
 
     def _end(self, load: Load, error: PenstockError | None) -> None:

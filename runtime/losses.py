@@ -12,7 +12,8 @@ from .departures import Feed
 from .instances import Instance
 from .launches import Launches
 from .models import ModelState, ServedModel
-from .scheduling.events import ModelDown
+from .scheduling.events import GpuDown, ModelDown
+from .scheduling.requests import NO_GPU
 
 log = logging.getLogger("penstock.fleet")
 
@@ -80,9 +81,22 @@ class Losses:
         """Nothing is left of a retired model."""
         self.watcher.model_gone(model)
 
+    def gpus_lost(self, model: ServedModel) -> None:
+        """Tells the scheduler on which GPUs the model, which is served on several devices, has no instance and gets none."""
+        if len(model.config.devices) < 2:  # then the model is lost, or nothing is
+            return
+        for gpu in model.config.devices - {instance.plan.gpu for instance in model.instances} - {NO_GPU}:
+            names = {worker.name for worker in model.config.workers() if worker.gpu == gpu}
+            if not self._launches.expects(model, names):
+                reasons = dict.fromkeys(error.message for name, error in model.lost.items() if name in names)
+                text = "; ".join(reasons) or "no instance is left"
+                self._feed(GpuDown(model.number, gpu, f"it has no instance on GPU {gpu} ({model.config.uuids[gpu]}): {text}"))
+
     def _give_up(self, name: str, model: ServedModel, error: PenstockError) -> None:
         model.lost[name] = error
         self._perhaps_down(model, error.message)
+        if model.is_added:
+            self.gpus_lost(model)
         self.no_longer_awaited(name, model)
 
     def _perhaps_down(self, model: ServedModel, reason: str) -> None:

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import IO, Any
 
 from ..ipc.codec import FrameDecoder
@@ -58,15 +59,15 @@ class OutputReader:
 
 
 class SpawnedWorker:
-    """A child of the broker."""
+    """A child of the broker. `environment` comes on top of the broker's own."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, environment: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         command = [sys.executable, "-m", "penstock.workers", "--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
         with theirs:
             self._child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(),), env={**os.environ, **environment},
             )  # fmt: skip
         self.name = name
         self.pid = self._child.pid
@@ -84,7 +85,7 @@ class SpawnedWorker:
 
     def ends(self, within_s: float) -> bool:
         """Whether it is dead, or is within that time."""
-        return _ends(self.pidfd, within_s)
+        return ends(self.pidfd, within_s)
 
     def close(self) -> str:
         """Reaps the dead child; says how it ended."""
@@ -118,7 +119,7 @@ class AttachedWorker:
 
     def ends(self, within_s: float) -> bool:
         """Whether it is dead, or is within that time."""
-        return _ends(self.pidfd, within_s)
+        return ends(self.pidfd, within_s)
 
     def close(self) -> str:
         """Closes what the broker holds of it."""
@@ -127,7 +128,8 @@ class AttachedWorker:
         return "left"
 
 
-def _ends(pidfd: int, within_s: float) -> bool:
+def ends(pidfd: int, within_s: float) -> bool:
+    """Whether the process of a pidfd is dead, or is within that time."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(within_s * 1000))

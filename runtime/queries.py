@@ -130,12 +130,14 @@ class Queries:
         ] + [{**region.describe(), "session": None, "pid": None} for region in self._core.regions if region.closing]
 
     def _status(self, _session: Session, _query: Query) -> dict[str, Any]:
-        """`resources` is there only with the rate limiter."""
+        """`resources` is there only with the rate limiter; `gpus` is nil as long as nothing needed to know."""
         core = self._core
         limiter = {"resources": core.scheduler.resources()} if core.settings.rate_limit else {}
+        gpus = core.gpu_survey.found
         return {
             "pid": os.getpid(),
             "addresses": list(core.settings.addresses),
+            "repositories": list(core.settings.repositories),
             "ready": self._ready(_session, Query(0, "ready"))["ready"],
             "stopping": core.stopping,
             "models": core.models.summary(),
@@ -147,10 +149,12 @@ class Queries:
             },
             "loads": core.loads.describe(),
             "instances": [instance.describe() for instance in core.fleet.instances.values()],
+            "gpus": None if gpus is None else [gpu._asdict() for gpu in gpus.found],
             "sessions": [session.describe() for session in core.reception.sessions.values()],
             "regions": len(core.regions),
             "region_bytes": sum(region.byte_size for region in core.regions),
             "cache": core.cache.describe(),
+            "mps": core.fleet.mps.describe(),
             "bad_messages": core.reception.bad_messages,
             **limiter,
         }

@@ -8,6 +8,7 @@ it died is read first, so that finished batches count as finished.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..ipc.errors import MachineError, PenstockError
@@ -38,10 +39,10 @@ class WatchedWorkers:
         """Everything workers say goes to this core."""
         self._core = core
 
-    def launch(self, name: str) -> SpawnedWorker:
+    def launch(self, name: str, environment: Mapping[str, str]) -> SpawnedWorker:
         """Spawns one. Raises MachineError."""
         try:
-            return SpawnedWorker(name)
+            return SpawnedWorker(name, environment)
         except OSError as error:
             raise MachineError(f"cannot start a worker for {name}: {error}") from error
 

@@ -17,7 +17,7 @@ from .failures import exit_codes
 
 COMMANDS = (
     "serve", "broker", "worker", "demo", "status", "models", "stats", "top", "regions", "load", "unload", "config",
-    "infer", "perf", "trace", "timeline", "doctor", "completion", "help", "stop",
+    "infer", "perf", "convert", "trace", "timeline", "doctor", "completion", "help", "stop",
 )  # fmt: skip
 """In the order of `penstock --help`. Command `x` is the function `x` of module `x_command`."""
 
@@ -46,7 +46,8 @@ class LazyGroup(click.Group):
             0: "done",
             1: "the broker or the model answered with an error (on standard error)",
             2: "wrong usage, or no connection to a broker, or an address that cannot be bound",
-            3: "serve --strict: some model could not be loaded; perf --strict: some row did not become stable",
+            3: "serve --strict: some model could not be loaded; perf --strict: some row did not become stable; "
+            "convert: an output differs from the source's",
         }
     ),
 )

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 def direct_scores(model_file: Path, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Scores [n, 10] of images [n, 1, 8, 8], by one call."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as in workers/backends/onnxruntime_onnx.py
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as in workers/backends/onnx_sessions.py
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from .connecting import connected
@@ -26,21 +28,25 @@ from .rendering import memory, print_json, print_table
 def regions(address: str | None, as_json: bool) -> None:
     """Show every registered region: whose it is, how large, which workers have it mapped, how many requests use it.
 
-    A region that is "closing" has been unregistered and goes with the last request that uses it. With --json: an array of
-    objects with name, kind, byte_size, offset, in_flight, closing, mapped_by, session and pid.
+    A region that is "closing" has been unregistered and goes with the last request that uses it. CUDA memory lies on the GPU
+    that is shown, and "mapped by" is who has it open; "pinned" says how many of the instances on GPUs have host memory pinned.
+    With --json: an array of objects with name, kind, byte_size, offset, in_flight, closing, gpu, mapped_by, pinned_by,
+    refused_by (instance to reason), session and pid.
     """
     with connected(address) as client:
         found = client.regions()
     if as_json:
         print_json(found)
         return
-    columns = ("region", "kind", "owner", "mapped by", "size", "offset", "in flight", "state")
+    columns = ("region", "kind", "owner", "on", "mapped by", "pinned", "size", "offset", "in flight", "state")
     rows = [
         (
             row["name"],
             row["kind"],
             "-" if row.get("pid") is None else f"process {row['pid']}",
+            row["gpu"] or "host",
             ", ".join(row["mapped_by"]) or "-",
+            _pinned(row),
             memory(row["byte_size"]),
             row["offset"],
             row["in_flight"],
@@ -49,6 +55,15 @@ def regions(address: str | None, as_json: bool) -> None:
         for row in found
     ]
     total = sum(row["byte_size"] for row in found)
-    print_table(f"{len(rows)} regions, {memory(total)}", columns, rows, right_from=4)
+    print_table(f"{len(rows)} regions, {memory(total)}", columns, rows, right_from=6)
     if not rows:
         click.echo("no regions")
+    for row in found:
+        for instance, why in row["refused_by"].items():
+            click.echo(f"{row['name']} at {instance}: {why}")
+
+
+def _pinned(row: dict[str, Any]) -> str:
+    """By how many of those that tried; only instances on GPUs do."""
+    tried = len(row["pinned_by"]) + len(row["refused_by"])
+    return f"{len(row['pinned_by'])}/{tried}" if tried and not row["gpu"] else "-"

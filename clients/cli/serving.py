@@ -66,14 +66,35 @@ _OPTIONS = (
         "host_policies",
         metavar="NAME,KEY=VALUE",
         multiple=True,
-        help="Define a host policy for instances that name it (those that name none have the one called cpu): "
-        "NAME,cpu-cores=0-3,6 or NAME,numa-node=0. Repeatable.",
+        help="Define a host policy for instances that name it (those that name none have the one called cpu, gpu_0, "
+        "gpu_1, ...): NAME,cpu-cores=0-3,6 or NAME,numa-node=0. Repeatable.",
     ),
     click.option(
         "--fallback",
         type=click.Choice(["none", "cpu"]),
         default="none",
         help="What becomes of KIND_GPU instances where there is no GPU: an error, or the CPU with a warning.",
+    ),
+    _setting(
+        "lanes",
+        1,
+        "How many instances of a group on one GPU may share a worker process. They overlap on the GPU without MPS, and share "
+        "the model's memory where the backend can; but they die together. A model's parameter `lanes` may say otherwise.",
+    ),
+    click.option(
+        "--busy-wait",
+        type=click.Choice(["auto", "always", "never"]),
+        default=_default("busy_wait"),
+        help="How workers wait for a GPU. always: they poll, which is fast and takes a core each; never: they sleep; "
+        "auto: they poll briefly, then sleep.",
+    ),
+    click.option(
+        "--mps",
+        type=click.Choice(["auto", "on", "off"]),
+        default="auto",
+        help="NVIDIA's Multi-Process Service, by which workers on one GPU run at once; without it they take turns. auto: a "
+        "daemon of the broker's own where several workers share a GPU, if one can be had; on: for every GPU worker, or it is "
+        "not loaded; off: none is started. One that CUDA_MPS_PIPE_DIRECTORY names is used as it is.",
     ),
     click.option(
         "--control-mode",
@@ -108,8 +129,8 @@ _OPTIONS = (
         "--rate-limit-resource",
         metavar="NAME:COUNT[:DEVICE]",
         multiple=True,
-        help="With execution_count: so much there is, at each device, at this one (0: the CPU) or globally (DEVICE: global). "
-        "Else as much as any one instance needs. Repeatable.",
+        help="With execution_count: so much there is, at each device, at this one (a GPU's number; 0 also for the CPU) or "
+        "globally (DEVICE: global). Else as much as any one instance needs. Repeatable.",
     ),
     _setting("drain_s", 0, "How long accepted requests may take to finish at the end."),
     _setting("kill_s", 0, "How long workers may then take to leave by themselves."),
@@ -147,7 +168,7 @@ def run_broker(*, log_level: str, as_json: bool, parent: int | None, spawn_worke
     from ...runtime.broker import Broker
     from ...runtime.host_policies import read_host_policies
     from ...runtime.scheduling.limits import parse_limit
-    from ...runtime.settings import ControlMode, Settings
+    from ...runtime.settings import ControlMode, MpsMode, Settings
 
     ready = Announcement(as_json, strict)
     with failing_as(Unreachable):
@@ -156,6 +177,7 @@ def run_broker(*, log_level: str, as_json: bool, parent: int | None, spawn_worke
             addresses=tuple(addresses),
             spawn_workers=spawn_workers,
             gpu_fallback=options.pop("fallback") == "cpu",
+            mps=MpsMode(options.pop("mps")),
             control_mode=ControlMode(options.pop("control_mode")),
             host_policies=read_host_policies(options.pop("host_policies")),
             rate_limit=options.pop("rate_limit") == "execution_count",

@@ -30,8 +30,9 @@ def status(address: str | None, as_json: bool) -> None:
     """Show the broker, its models and why some are not READY, its workers, and the clients that are connected.
 
     With --json: an object with pid, addresses, ready, stopping, models, queued, queued_by_level (of models with priority
-    levels or queue policies), loads, instances, sessions, regions, region_bytes, cache and bad_messages; with the rate
-    limiter also resources, each with its device (null: global), count, used, and waiting.
+    levels or queue policies), loads, instances (each with its lanes and gpu), gpus (null as long as nothing needed to know),
+    sessions, regions, region_bytes, cache and bad_messages; with the rate limiter also resources, each with its device (null:
+    global), count, used, and waiting.
     """
     with connected(address) as client:
         found = client.status()
@@ -57,12 +58,13 @@ def _show(found: dict[str, Any]) -> None:
     print_table("loads and unloads under way", ("model", "what", "state"), loads, right_from=3)
     workers = [
         (
-            row["instance"], f"{row['model']}/{row['version']}", row["state"], format_cpus(row["cpus"]) or "any", row["pid"],
+            _instance(row), f"{row['model']}/{row['version']}", row["state"],
+            "-" if row["gpu"] is None else str(row["gpu"]["ordinal"]), format_cpus(row["cpus"]) or "any", row["pid"],
             row["regions_mapped"],
         )
         for row in found["instances"]
     ]  # fmt: skip
-    print_table("workers", ("instance", "model", "state", "CPUs", "process", "regions mapped"), workers, right_from=4)
+    print_table("workers", ("instance", "model", "state", "GPU", "CPUs", "process", "regions mapped"), workers, right_from=5)
     limited = [
         (row["resource"], "global" if row["device"] is None else row["device"], row["used"], row["count"], row["waiting"])
         for row in found.get("resources", ())
@@ -72,6 +74,12 @@ def _show(found: dict[str, Any]) -> None:
     sessions = found["sessions"]
     columns = list(sessions[0]) if sessions else []
     print_table("clients", columns, [["-" if row[column] is None else row[column] for column in columns] for row in sessions])
+
+
+def _instance(row: dict[str, Any]) -> str:
+    """The name of a worker's instance, and how many more it has: "digits_0_0 (4 lanes)"."""
+    lanes = len(row["lanes"])
+    return f"{row['instance']} ({lanes} lanes)" if lanes > 1 else str(row["instance"])
 
 
 def _queued(found: dict[str, Any], model: str) -> str:

@@ -65,6 +65,6 @@ def locked_memory() -> Iterator[Finding]:
 
 
 def judge_locked_memory(limit: int) -> Finding:
-    """Pinning for GPU transfers is the driver's affair and not counted by it; nothing on a CPU locks memory."""
+    """Pinning for GPU transfers is the driver's affair and not counted by it; nothing else locks memory."""
     found = "unlimited" if limit == resource.RLIM_INFINITY else memory(limit)
-    return Finding("locked memory", Verdict.OK, f"{found} (RLIMIT_MEMLOCK)", "not needed on a CPU")
+    return Finding("locked memory", Verdict.OK, f"{found} (RLIMIT_MEMLOCK)", "not needed: a GPU's driver pins without it")

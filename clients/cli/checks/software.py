@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Iterator
 from importlib import metadata
 
@@ -48,17 +47,3 @@ def optional_packages() -> Iterator[Finding]:
             yield Finding(distribution, Verdict.OK, metadata.version(distribution), purpose)
         except metadata.PackageNotFoundError:
             yield Finding(distribution, Verdict.OK, "not installed", purpose, fix)
-
-
-def gpu() -> Iterator[Finding]:
-    """GPU."""
-    yield judge_gpu(os.path.exists("/dev/nvidiactl"))
-
-
-def judge_gpu(has_driver: bool) -> Finding:
-    """No GPU device is built into this release."""
-    if not has_driver:
-        return Finding("GPU", Verdict.OK, "no NVIDIA driver", "KIND_GPU models need --fallback cpu")
-    return Finding(
-        "GPU", Verdict.NOTE, "an NVIDIA driver", "this release serves on the CPU only", "--fallback cpu for KIND_GPU"
-    )
