@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,10 @@ def machine() -> dict[str, Any]:
         line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    packages = {name: version(name) for name in ("penstock", "numpy", "onnxruntime", "pyzmq", "msgspec")}
+    packages: dict[str, str] = {}
+    for name in ("penstock", "numpy", "onnxruntime", "pyzmq", "msgspec", "torch", "cupy", "cuda-bindings", "tensorrt"):
+        with suppress(PackageNotFoundError):
+            packages[name] = version(name)
     return {
         "processor": processors[0] if processors else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),

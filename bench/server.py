@@ -38,12 +38,12 @@ class Server:
 
 
 @contextmanager
-def serving(repository: Path) -> Iterator[Server]:
+def serving(repository: Path, *options: str) -> Iterator[Server]:
     """Serves a repository on both links until the block ends. Where that fails, what the broker said is printed."""
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
         links = {"local": f"unix://{folder}/broker.sock", "zmq": f"ipc://{folder}/broker.zmq"}
         log = Path(folder, "log")
-        command = [sys.executable, "-m", "penstock.clients.cli", "serve", str(repository)]
+        command = [sys.executable, "-m", "penstock.clients.cli", "serve", str(repository), *options]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
         with log.open("wb") as output:
             process = subprocess.Popen(

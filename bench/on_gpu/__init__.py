@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What bench/gpu.py is made of: chains of kernels, raw floors, models, served paths, and how they are reported."""
