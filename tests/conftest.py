@@ -20,11 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from simulated.fixtures import simulated_cuda
+from simulated.tensorrt_packages import simulated_tensorrt
+
+__all__ = ["simulated_cuda", "simulated_tensorrt"]
 
 ENDS_WITHIN_S = 3.0
 RUN_VARIABLE = "PENSTOCK_TEST_RUN"
 TIERS_WITH_DESCENDANTS = frozenset({"contract", "process", "gpu"})
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+DRIVERS = ("/dev/nvidia", "/dev/dxg", "/proc/driver/nvidia", "anon_inode:", "pipe:", "socket:")
+"""What a GPU's driver keeps open in a process that has used it."""
 FAILED = pytest.StashKey[bool]()
 
 
@@ -53,7 +59,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails the test that leaves something behind. A test that failed anyway is not accused twice, only cleaned up after."""
     with_descendants = bool(TIERS_WITH_DESCENDANTS & set(request.node.path.parts))
-    before = Surroundings(with_descendants)
+    before = Surroundings(with_descendants, request.node.get_closest_marker("gpu") is not None)
     yield
     failed = request.node.stash.get(FAILED, False)
     if before.leaks() and (failed or not _gone_in_time(before)):
@@ -77,8 +83,9 @@ def _gone_in_time(before: Surroundings) -> bool:
 class Surroundings:
     """What this process and this machine held at one moment, as far as a test can leak it."""
 
-    def __init__(self, with_descendants: bool) -> None:
+    def __init__(self, with_descendants: bool, with_driver: bool = False) -> None:
         self.with_descendants = with_descendants
+        self.with_driver = with_driver  # on a real GPU, whose driver keeps open what it likes until the process ends
         self.children = _children()
         self.threads = set(threading.enumerate())
         self.zmq_threads = _tasks()
@@ -96,9 +103,17 @@ class Surroundings:
         found += [f"orphaned {_process(pid)}" for pid in self._new_orphans()]
         found += [f"thread {thread.name!r}" for thread in threading.enumerate() if thread not in self.threads]
         found += [f"ZeroMQ context ({name})" for name in self._new_zmq_threads()]
-        found += [f"descriptor {fd} ({what})" for fd, what in (_descriptors().items() - self.descriptors.items())]
-        found += [f"/dev/shm/{name}" for name in _names("/dev/shm") - self.shared_memory if not _held_by_a_stranger(name)]
+        found += [f"descriptor {fd} ({what})" for fd, what in self._new_descriptors()]
+        found += [f"/dev/shm/{name}" for name in self._new_shared_memory() if not _held_by_a_stranger(name)]
         return found
+
+    def _new_descriptors(self) -> list[tuple[int, str]]:
+        new = _descriptors().items() - self.descriptors.items()
+        return [(fd, what) for fd, what in new if not (self.with_driver and what.startswith(DRIVERS))]
+
+    def _new_shared_memory(self) -> set[str]:
+        new = _names("/dev/shm") - self.shared_memory
+        return {name for name in new if not (self.with_driver and name.startswith("cuda."))}
 
     def kill_processes(self) -> None:
         """Ends the processes that the test left, so that they disturb no other test."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the contract tests of both clients share: a broker that does as told, over either link."""
+"""What contract tests share: a broker that does as told, over either link; CUDA, simulated or real."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cuda_rig import cuda_kind, device, stream
 from fake_broker import FakeBroker
+
+__all__ = ["cuda_kind", "device", "stream"]
 
 
 @pytest.fixture(params=["local", "zmq"])

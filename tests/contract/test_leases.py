@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Porch:
     def forget(self, session: Session) -> None:
         self.door.forget(session)
 
-    def launch(self, name: str) -> WorkerProcess:
+    def launch(self, name: str, environment: Mapping[str, str]) -> WorkerProcess:
         raise AssertionError(f"no worker is to be started: {name}")
 
     def turn(self) -> None:

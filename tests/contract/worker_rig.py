@@ -84,8 +84,8 @@ def unplaced(output: int) -> OutputSlice:
     return OutputSlice(output, -1, 0, 0)
 
 
-def batch_of(*placements: Placement, number: int = 7) -> Batch:
-    return Batch(number, [Raw(encode(placement)) for placement in placements])
+def batch_of(*placements: Placement, number: int = 7, lane: int = 0) -> Batch:
+    return Batch(number, [Raw(encode(placement)) for placement in placements], lane)
 
 
 class Rig:

@@ -90,9 +90,9 @@ FAULTS = (
     ),
     Fault(
         "a policy is for those who name it only",
-        POLICIES,
-        "group.host_policy or DEFAULT_NAME for group",
-        "group.host_policy for group",
+        "runtime/repository/configuration.py",
+        "return self.group.host_policy or (",
+        "return self.group.host_policy and (",
         (f"{SHARES}test_a_group_has_the_policy_it_names_else_that_of_its_kind_else_none",),
     ),
     Fault(

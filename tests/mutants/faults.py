@@ -7,16 +7,24 @@ import agent_faults
 import cache_faults
 import client_faults
 import configuration_faults
+import convert_faults
+import cuda_faults
+import cuda_region_faults
 import delivery_faults
+import device_faults
+import gpu_process_faults
 import link_faults
 import loading_faults
 import observing_faults
 import packing_faults
 import perf_faults
+import placement_faults
 import priority_faults
 import registry_faults
 import scheduler_faults
 import shape_faults
+import tensorrt_faults
+import torch_faults
 import turn_faults
 from fault import Fault
 
@@ -26,14 +34,22 @@ FAULTS: tuple[Fault, ...] = (
     *link_faults.FAULTS,
     *packing_faults.FAULTS,
     *shape_faults.FAULTS,
+    *device_faults.FAULTS,
+    *torch_faults.FAULTS,
     *registry_faults.FAULTS,
     *delivery_faults.FAULTS,
     *agent_faults.FAULTS,
     *cache_faults.FAULTS,
     *perf_faults.FAULTS,
+    *placement_faults.FAULTS,
     *configuration_faults.FAULTS,
+    *cuda_region_faults.FAULTS,
+    *convert_faults.FAULTS,
     *turn_faults.FAULTS,
     *client_faults.FAULTS,
     *loading_faults.FAULTS,
     *observing_faults.FAULTS,
+    *gpu_process_faults.FAULTS,
+    *cuda_faults.FAULTS,
+    *tensorrt_faults.FAULTS,
 )

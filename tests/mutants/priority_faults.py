@@ -6,7 +6,7 @@ from __future__ import annotations
 from fault import Fault
 
 LEVELS = "runtime/scheduling/levels.py"
-MODELS = "runtime/scheduling/models.py"
+MODELS = "runtime/scheduling/forming.py"
 POLICY = "runtime/scheduling/policy.py"
 PRIORITIES = "tests/unit/scheduling/test_priorities.py::"
 TIMEOUTS = "tests/unit/scheduling/test_queue_timeouts.py::"

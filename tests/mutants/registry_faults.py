@@ -9,6 +9,7 @@ REGIONS = "runtime/regions.py"
 BINDINGS = "runtime/bindings.py"
 ADMISSION = "runtime/admission.py"
 RECEPTION = "runtime/reception.py"
+REGISTRATIONS = "runtime/registrations.py"
 RESTARTS = "runtime/restarts.py"
 SESSIONS = "runtime/sessions.py"
 
@@ -91,7 +92,7 @@ FAULTS = (
     Fault(
         "a worker is not told that a region is gone",
         REGIONS,
-        "instance.link.put(UnmapRegion(region.number))",
+        "instance.link.put(UnmapRegion(region.number, report=bool(region.gpu)))",
         "pass",
         (f"{BROKER}test_unregistering_frees_the_name_at_once_and_the_memory_with_the_last_release",),
     ),
@@ -111,9 +112,9 @@ FAULTS = (
     ),
     Fault(
         "a checked placement outlives its region",
-        RECEPTION,
-        "session.bindings.clear()\n        for region in session.regions.take(message.name):",
-        "session.bindings.copy()\n        for region in session.regions.take(message.name):",
+        REGISTRATIONS,
+        "session.bindings.clear()",
+        "session.bindings.copy()",
         (f"{RIGHTS}test_a_placement_in_an_unregistered_region_is_checked_again",),
     ),
     Fault(
@@ -181,9 +182,9 @@ FAULTS = (
     ),
     Fault(
         "the descriptor of a region that is refused stays open",
-        RECEPTION,
-        "message, fds)\n        finally:\n            for fd in fds:",
-        "message, fds)\n        finally:\n            for fd in fds[1:]:",
+        REGISTRATIONS,
+        "for fd in fds:",
+        "for fd in fds[1:]:",
         (f"{RIGHTS}test_a_region_that_is_refused_leaves_no_descriptor_behind",),
     ),
     Fault(

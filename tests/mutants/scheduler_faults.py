@@ -50,8 +50,8 @@ FAULTS = (
     ),
     Fault(
         "a model that is being unloaded waits for more",
-        "runtime/scheduling/models.py",
-        "self.state is DRAINING)",
+        "runtime/scheduling/forming.py",
+        "self.drains)",
         "False)",
         (f"{STORY}test_a_removed_model_serves_what_it_has_and_refuses_the_rest",),
     ),
@@ -100,8 +100,8 @@ FAULTS = (
     Fault(
         "the batch that was running in a crash is executed again",
         "runtime/scheduling/lifecycles.py",
-        "        if staged:\n            self._outcomes",
-        "        if not staged:\n            self._outcomes",
+        "            for _ in range(instance.begun()):",
+        "            for _ in range(0):",
         (f"{STORY}test_a_crash_fails_the_running_batch_and_puts_the_staged_one_back_in_front",),
     ),
     Fault(

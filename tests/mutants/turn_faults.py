@@ -101,8 +101,8 @@ FAULTS = (
     ),
     Fault(
         "a batch that waits for a resource is formed once and for all",
-        "runtime/scheduling/models.py",
-        "            self.put_back([])  # to be",
+        "runtime/scheduling/forming.py",
+        "            self._start_over()  # to be",
         "            assert self.queued  # to be",
         (f"{TURN}test_a_batch_that_waits_is_formed_anew",),
     ),

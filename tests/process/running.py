@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,8 +61,12 @@ def add_model(
 class RunningBroker:
     """`penstock serve` in a process of its own, on both links. A context manager: nothing of it is left behind."""
 
-    def __init__(self, folder: Path, repository: Path, *options: str, command: str = "serve", with_tcp: bool = False) -> None:
+    def __init__(
+        self, folder: Path, repository: Path, *options: str, command: str = "serve", with_tcp: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.folder = folder
+        self._environment = environment  # None: that of this process
         self.addresses = {"local": f"unix://{folder}/broker.sock", "zmq": f"ipc://{folder}/broker.zmq"}
         if with_tcp:
             self.addresses["tcp"] = "tcp://127.0.0.1:0"
@@ -91,7 +95,9 @@ class RunningBroker:
         for address in self.addresses.values():
             command += ["--address", address]
         with (self.folder / "broker.log").open("a") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, text=True)
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, text=True, env=self._environment
+            )
 
     def wait_until_ready(self) -> None:
         """Waits until it says that every model is loaded, or has failed to be."""
@@ -152,9 +158,9 @@ class RunningBroker:
 class Program:
     """A program of the programs folder, told what to do by its arguments, telling what it did line by line in JSON."""
 
-    def __init__(self, name: str, *arguments: str) -> None:
+    def __init__(self, name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         command = [sys.executable, str(PROGRAMS / f"{name}.py"), *arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=environment)
         self.pid = self.process.pid
 
     def __enter__(self) -> Program:

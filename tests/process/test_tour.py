@@ -74,8 +74,9 @@ class Job(NamedTuple):
 class Walk:
     """The page's user: a directory with the sample models, and what was started in it. A context manager."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, page: Path = PAGE) -> None:
         self.folder = folder
+        self._page = page
         self.jobs: list[Job] = []
         self._printed = ""  # by the last command
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -112,11 +113,11 @@ class Walk:
         if block.kind == "console":
             for found in _COMMAND.finditer(block.text):
                 line = block.line + block.text.count("\n", 0, found.start())
-                self._type(found[1], found[2], f"{PAGE.name}:{line}: {found[1]}")
+                self._type(found[1], found[2], f"{self._page.name}:{line}: {found[1]}")
         elif block.kind == "text":
             shown = {word for line in block.text.splitlines() if line[:1].strip() for word in line.split()[:2]}
             missing = shown - {"...", *self._printed.split()}
-            assert not missing, f"{PAGE.name}:{block.line}: {missing} not in\n{self._printed}"
+            assert not missing, f"{self._page.name}:{block.line}: {missing} not in\n{self._printed}"
         elif block.name:
             path = self.folder / block.name
             path.parent.mkdir(exist_ok=True)

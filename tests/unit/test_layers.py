@@ -36,12 +36,23 @@ PURE = (
     "workers/ragged.py",
     "workers/shapes.py",
     "workers/backends/base.py",
+    "workers/backends/execution_providers.py",
+    "workers/backends/forward_names.py",
+    "workers/backends/plans/buckets.py",
+    "workers/backends/plans/datatypes.py",
+    "workers/backends/plans/profiles.py",
+    "workers/backends/plans/verification.py",
     "clients/extents.py",
     "clients/models.py",
     "clients/pending.py",
     "clients/perf/percentiles.py",
     "clients/perf/stages.py",
     "clients/perf/figures.py",
+    "clients/convert/correctness.py",
+    "clients/convert/engine_orders.py",
+    "clients/convert/entry_config.py",
+    "clients/convert/signatures.py",
+    "clients/convert/tolerances.py",
     "clients/timeline/*.py",
 )
 IMPURE_MODULES = frozenset(
@@ -57,9 +68,16 @@ BOUNDARIES = {
     },  # wire.py is the reference client for other languages: zmq + msgpack, none of ours
     "msgpack": {"clients/wire.py"},
     "posix_ipc": {"ipc/system_regions.py"},
-    # direct_answers.py is what the demo compares the served answers with: it must not go through our backend.
-    "onnxruntime": {"workers/backends/onnxruntime_onnx.py", "clients/cli/direct_answers.py"},
+    # The clients' two are what served answers are compared with, by the demo and by convert: not through our backend.
+    "onnxruntime": {
+        "workers/backends/onnx_sessions.py",
+        "clients/cli/direct_answers.py",
+        "clients/convert/onnx_runs.py",
+    },
+    # One executes engines, the other builds them, in a process of its own.
+    "tensorrt": {"workers/backends/plans/library.py", "clients/convert/engine_program.py"},
     "cryptography": {"runtime/agents/encryption.py"},
+    "torch": {"workers/backends/torch_models.py", "clients/convert/torch_modules.py"},
     "http": {"runtime/metrics/door.py"},  # the standard library's server, which the broker is to have once
 }
 """The only importers of a package. A third-party one that is not named here and not EVERYWHERE has one, wherever it is."""

@@ -33,6 +33,7 @@ STATUS = {
     ],
     "instances": [
         {"instance": "digits_0_0", "model": "digits", "version": 1, "state": "ready", "pid": 8, "regions_mapped": 2,
+         "lanes": ["digits_0_0", "digits_0_1"], "gpu": {"ordinal": 1, "uuid": "GPU-1"},
          "cpus": [0, 1, 2, 6]}
     ],
     "sessions": [{"session": 1, "pid": None, "name": "me", "in_flight": 0, "regions": 2, "reply_backlog_bytes": 0}],
@@ -40,9 +41,15 @@ STATUS = {
 
 REGIONS = [
     {"name": "slots", "kind": "memfd", "byte_size": 2048, "offset": 0, "in_flight": 1, "closing": False,
-     "mapped_by": ["digits_0_0"], "session": 1, "pid": 99},
-    {"name": "old", "kind": "system", "byte_size": 10, "offset": 0, "in_flight": 1, "closing": True, "mapped_by": [],
-     "session": None, "pid": None},
+     "gpu": "", "mapped_by": ["digits_0_0"], "pinned_by": [], "refused_by": {}, "session": 1, "pid": 99},
+    {"name": "old", "kind": "system", "byte_size": 10, "offset": 0, "in_flight": 1, "closing": True, "gpu": "",
+     "mapped_by": [], "pinned_by": [], "refused_by": {}, "session": None, "pid": None},
+]  # fmt: skip
+ON_GPUS = [
+    {"name": "images", "kind": "memfd", "byte_size": 2048, "offset": 0, "in_flight": 1, "closing": False, "gpu": "",
+     "mapped_by": ["a_0_0", "a_0_1"], "pinned_by": ["a_0_0"], "refused_by": {"a_0_1": "too much is pinned"}, "session": 1, "pid": 99},
+    {"name": "there", "kind": "cuda", "byte_size": 2048, "offset": 0, "in_flight": 1, "closing": False, "gpu": "GPU-1",
+     "mapped_by": ["a_0_0"], "pinned_by": [], "refused_by": {}, "session": 1, "pid": 99},
 ]  # fmt: skip
 
 TIMES = {"p50": 1000, "p90": 1500, "p95": 1800, "p99": 2000, "count": 3, "sum": 3000, "buckets": {"1023": 3}}
@@ -323,7 +330,10 @@ def test_status_shows_models_with_reasons_workers_and_clients(client: FakeClient
     assert "config.pbtxt:3: [odd] field" in shown, "brackets are no markup"
     assert any(line.split() == ["digits/1", "READY", "-", "4"] for line in shown.splitlines())
     assert any(line.split() == ["ranked/1", "READY", "-", "5", "(1:", "2,", "3:", "3)"] for line in shown.splitlines())
-    assert any(line.split() == ["digits_0_0", "digits/1", "ready", "0-2,6", "8", "2"] for line in shown.splitlines())
+    assert any(
+        line.split() == ["digits_0_0", "(2", "lanes)", "digits/1", "ready", "1", "0-2,6", "8", "2"]
+        for line in shown.splitlines()
+    )
     assert any(line.split() == ["1", "-", "me", "0", "2", "0"] for line in shown.splitlines())
 
 
@@ -339,8 +349,19 @@ def test_stats_shows_means_quantiles_batches_and_copies(client: FakeClient) -> N
 
 def test_regions_shows_owner_and_state(client: FakeClient) -> None:
     lines = [line.split() for line in penstock("regions").stdout.splitlines()]
-    assert ["slots", "memfd", "process", "99", "digits_0_0", "2.0", "KiB", "0", "1", "registered"] in lines
-    assert ["old", "system", "-", "-", "10", "B", "0", "1", "closing"] in lines
+    assert ["slots", "memfd", "process", "99", "host", "digits_0_0", "-", "2.0", "KiB", "0", "1", "registered"] in lines
+    assert ["old", "system", "-", "host", "-", "-", "10", "B", "0", "1", "closing"] in lines
+
+
+def test_regions_shows_where_memory_is_pinned_and_which_gpu_it_is_on(
+    client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DOCUMENTS, "regions", ON_GPUS)
+    shown = penstock("regions").stdout
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["images", "memfd", "process", "99", "host", "a_0_0,", "a_0_1", "1/2", "2.0", "KiB", "0", "1", "registered"] in lines
+    assert ["there", "cuda", "process", "99", "GPU-1", "a_0_0", "-", "2.0", "KiB", "0", "1", "registered"] in lines
+    assert "images at a_0_1: too much is pinned" in shown
 
 
 # --- infer -------------------------------------------------------------------------------------------------------------------

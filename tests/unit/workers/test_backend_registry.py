@@ -9,15 +9,33 @@ import sys
 import pytest
 
 from penstock.ipc.errors import CallerError, Code
-from penstock.workers.backends import BACKENDS, PLATFORMS, make_backend
+from penstock.workers.backends import BACKENDS, DEVICE_BACKENDS, PLATFORMS, make_backend, make_device_backend
 from penstock.workers.backends.base import Backend
+from penstock.workers.backends.on_device import DeviceBackend
 
 
-@pytest.mark.parametrize("name", [*BACKENDS, *PLATFORMS])
+@pytest.mark.parametrize("name", [*BACKENDS, *(platform for platform, name in PLATFORMS.items() if name in BACKENDS)])
 def test_every_name_leads_to_a_backend(name: str) -> None:
+    if PLATFORMS.get(name, name) == "pytorch":
+        pytest.importorskip("torch", reason="needs torch (the extra `torch`)")
     backend = make_backend(name)
     assert isinstance(backend, Backend)
     backend.close()
+
+
+@pytest.mark.parametrize(
+    "name", [*DEVICE_BACKENDS, *(platform for platform, name in PLATFORMS.items() if name in DEVICE_BACKENDS)]
+)
+def test_every_name_leads_to_a_backend_on_a_device(name: str) -> None:
+    backend = make_device_backend(name)
+    assert isinstance(backend, DeviceBackend)
+    backend.close()
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_plan"])
+def test_a_backend_that_needs_a_gpu_says_so_without_one(name: str) -> None:
+    with pytest.raises(CallerError, match="backend 'tensorrt' computes on GPUs only"):
+        make_backend(name)
 
 
 def test_each_call_makes_a_fresh_one() -> None:
@@ -25,11 +43,24 @@ def test_each_call_makes_a_fresh_one() -> None:
 
 
 def test_an_unknown_name_is_refused_with_those_there_are() -> None:
-    with pytest.raises(CallerError, match=r"'tensorflow'.*fake, identity, onnxruntime") as caught:
+    with pytest.raises(CallerError, match=r"'tensorflow'.*fake, identity, onnxruntime, pytorch") as caught:
         make_backend("tensorflow")
     assert caught.value.code is Code.UNSUPPORTED
 
 
-def test_a_worker_without_onnx_does_not_import_onnxruntime() -> None:
-    program = "import sys, penstock.workers.main as m; m.main; print('onnxruntime' in sys.modules)"
+def test_what_is_not_installed_is_named_with_what_to_install() -> None:
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from penstock.workers.backends import make_backend\n"
+        "from penstock.ipc.errors import PenstockError\n"
+        "try: make_backend('pytorch_libtorch')\n"
+        "except PenstockError as error: print(error.fault, error.code.value, error.message)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout
+    assert said.startswith("machine UNSUPPORTED the pytorch backend needs torch, which cannot be imported")
+    assert said.rstrip().endswith("pip install 'penstock[torch]'")
+
+
+def test_a_worker_without_onnx_or_torch_imports_neither() -> None:
+    program = "import sys, penstock.workers.main as m; m.main; print({'onnxruntime', 'torch'} & {*sys.modules} != set())"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout.strip() == "False"
