@@ -41,6 +41,9 @@ class Porch:
     def launch(self, name: str, environment: Mapping[str, str]) -> WorkerProcess:
         raise AssertionError(f"no worker is to be started: {name}")
 
+    def start_mps(self, *_arguments: object) -> None:
+        raise AssertionError("no worker is to share a GPU")
+
     def turn(self) -> None:
         self.loop.turn(0.01)
         while self.door.read_more(self.now_ns):
