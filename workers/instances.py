@@ -14,10 +14,10 @@ from .backends.base import Backend
 from .backends.on_device import DeviceBackend
 from .batches import BatchRunner
 from .classification import read_labels
-from .device_batches import DeviceRunner
-from .device_memory import rooms_of
 from .devices.cuda import Device
-from .lanes import DeviceLane, Overlap
+from .on_gpu.batches import DeviceRunner
+from .on_gpu.lanes import DeviceLane, Overlap
+from .on_gpu.memory import rooms_of
 from .placements import PlacementCache
 from .region_table import RegionTable
 from .warm_up import run_samples

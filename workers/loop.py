@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker's loop: one message after another, each answered before the next is begun.
 
-Batches on a device are the exception: they are answered when they end, and others come meanwhile (device_loop.py).
+Batches on a device are the exception: they are answered when they end, and others come meanwhile (on_gpu/loop.py).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from ..ipc.messages import (
 )
 from ..ipc.processors import occupy
 from .batches import BatchRunner, as_error, failed
-from .device_batches import DeviceRunner
-from .device_loop import DeviceLoop
 from .instances import Instance, make_instance
+from .on_gpu.batches import DeviceRunner
+from .on_gpu.loop import DeviceLoop
 from .region_table import RegionTable
 
 

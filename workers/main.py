@@ -14,7 +14,7 @@
                                                        v            mmap                    v
                                           clients' own regions: inputs read, outputs written in place
 
-On a GPU device_batches takes the place of batches, and device_loop waits for messages and for the ends of batches alike; see "A
+On a GPU on_gpu/batches takes the place of batches, and on_gpu/loop waits for messages and for the ends of batches alike; see "A
 batch on a GPU" in docs/architecture.md.
 
 Started by the broker as `python -m penstock.workers --fd N --parent PID`, or by hand through `attach`. It ends when it is told

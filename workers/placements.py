@@ -21,9 +21,9 @@ from .region_table import RegionTable
 from .shapes import Shapes
 
 if TYPE_CHECKING:
-    from .device_outputs import Delivery
-    from .device_plans import Plan
-    from .lanes import DeviceSlot
+    from .on_gpu.lanes import DeviceSlot
+    from .on_gpu.outputs import Delivery
+    from .on_gpu.planning import Plan
 
 KEPT = 4096
 """Placements remembered: what 64 clients with 64 slots each use."""

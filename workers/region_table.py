@@ -3,7 +3,7 @@
 
 A region that cannot shrink is mapped. One that can (a `system` segment under --isolate-system-regions) is read and written
 through its descriptor instead: truncating it then costs its owner an error, where a mapping would cost the worker a SIGBUS.
-A worker on a GPU pins what it maps, and opens CUDA memory (device_regions.py).
+A worker on a GPU pins what it maps, and opens CUDA memory (on_gpu/regions.py).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ..ipc.cuda import CudaError
 from ..ipc.errors import BrokerError, CallerError, Code, PenstockError, invalid
 from ..ipc.messages import MapRegion, RegionMapped
 from ..ipc.regions import Mapping
-from .device_regions import Allocations, CudaRegion
 from .devices.cuda import Device, HostRegistration
+from .on_gpu.regions import Allocations, CudaRegion
 
 Octets = npt.NDArray[np.uint8]
 Space = Literal["host", "pinned", "isolated", "device"]

@@ -26,13 +26,13 @@ from penstock.ipc.messages import (
     WarmupInput,
     WarmupSample,
 )
-from penstock.workers import device_plans
 from penstock.workers.backends import make_device_backend
 from penstock.workers.backends.identity_cuda import IdentityCuda
 from penstock.workers.backends.on_device import DeviceWork
 from penstock.workers.devices.cuda import registration
 from penstock.workers.instances import make_instance
-from penstock.workers.lanes import Overlap
+from penstock.workers.on_gpu import planning
+from penstock.workers.on_gpu.lanes import Overlap
 
 EVERY_OVERLAP = [Overlap(False, False), Overlap(True, False), Overlap(False, True), Overlap(True, True)]
 
@@ -294,7 +294,7 @@ def test_requests_in_pinned_and_in_device_memory_share_a_batch() -> None:
 
 def test_a_request_across_the_border_of_what_is_pinned_at_once_is_copied_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registration, "CHUNK_BYTES", 8192)
-    monkeypatch.setattr(device_plans, "CHUNK_BYTES", 8192)
+    monkeypatch.setattr(planning, "CHUNK_BYTES", 8192)
     with DeviceRig(simple()) as rig:
         done = rig.run(request(rig.memory, rows(6), 8192 - 4, 16384 - 4))
         assert (done.message, rig.memory.get(16384 - 4, "FP32", (2,)).tolist()) == ("", [6, 6])

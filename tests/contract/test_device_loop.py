@@ -27,9 +27,9 @@ from penstock.ipc.messages import (
     Stop,
     UnmapRegion,
 )
-from penstock.workers.device_loop import Waiter
 from penstock.workers.devices.cuda import Device, Event, Stream
 from penstock.workers.instances import ALWAYS_NS, SPIN_NS, spin_ns
+from penstock.workers.on_gpu.loop import Waiter
 
 Make = Callable[..., WorkerProcess]
 

@@ -15,8 +15,8 @@ from penstock.ipc import cuda
 from penstock.ipc.errors import CallerError, Code, MachineError, PenstockError
 from penstock.ipc.messages import MapRegion, RegionMapped
 from penstock.ipc.regions import create_memfd
-from penstock.workers.device_regions import CAUSES, refusal
 from penstock.workers.devices.cuda import Device
+from penstock.workers.on_gpu.regions import CAUSES, refusal
 from penstock.workers.region_table import RegionTable
 
 __all__ = ["cuda_kind", "device"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from fault import Fault
 
-LANES = "workers/lanes.py"
-EXECUTOR = "workers/executor.py"
-PLANS = "workers/device_plans.py"
-OUTPUTS = "workers/device_outputs.py"
-BATCHES = "workers/device_batches.py"
-LOOP = "workers/device_loop.py"
+LANES = "workers/on_gpu/lanes.py"
+EXECUTOR = "workers/on_gpu/executor.py"
+PLANS = "workers/on_gpu/planning.py"
+OUTPUTS = "workers/on_gpu/outputs.py"
+BATCHES = "workers/on_gpu/batches.py"
+LOOP = "workers/on_gpu/loop.py"
 
 RUNNER = "tests/contract/test_device_batches.py::"
 WORKER = "tests/contract/test_device_loop.py::"
@@ -53,7 +53,7 @@ FAULTS = (
     ),
     Fault(
         "staging is used again while the device reads it",
-        "workers/device_memory.py",
+        "workers/on_gpu/memory.py",
         "self._end = aligned(begin + byte_size)",
         "self._end = 0",
         (f"{RUNNER}test_staged_bytes_are_not_overwritten_before_the_device_has_read_them",),

@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic_ns
 
-from ..ipc.codec import BadMessage
-from ..ipc.cuda import CudaError
-from ..ipc.errors import BrokerError, Code
-from ..ipc.local import LocalLink
-from ..ipc.messages import Batch, BatchDone, ToWorker
-from .device_batches import DeviceRunner
-from .devices.cuda import Device, Event
+from ...ipc.codec import BadMessage
+from ...ipc.cuda import CudaError
+from ...ipc.errors import BrokerError, Code
+from ...ipc.local import LocalLink
+from ...ipc.messages import Batch, BatchDone, ToWorker
+from ..devices.cuda import Device, Event
+from .batches import DeviceRunner
 
 OUTDATED_MS = 1
 """A sleep that only an event which is not awaited any more could end, is this short."""

@@ -7,23 +7,23 @@ from collections.abc import Sequence
 from time import monotonic_ns
 from typing import NamedTuple
 
-from ..ipc.cuda import CudaError
-from ..ipc.errors import PenstockError
-from ..ipc.messages import Batch, BatchDone, ModelSpec
-from .backends.on_device import DeviceBackend
-from .batches import as_error, failed, naming_the_model, report_of
-from .classification import Labels
-from .device_outputs import DeviceOutputs
-from .device_plans import Planner, Reach
-from .devices.cuda import Device, Event
-from .devices.host import Scratch
+from ...ipc.cuda import CudaError
+from ...ipc.errors import PenstockError
+from ...ipc.messages import Batch, BatchDone, ModelSpec
+from ..backends.on_device import DeviceBackend
+from ..batches import as_error, failed, naming_the_model, report_of
+from ..classification import Labels
+from ..devices.cuda import Device, Event
+from ..devices.host import Scratch
+from ..inputs import InputPacker, Job
+from ..outputs import OutputWriter
+from ..placements import PlacementCache
+from ..region_table import RegionTable
 from .executor import Executor
 from .flights import Execution, Flight
-from .inputs import InputPacker, Job
 from .lanes import DeviceLane
-from .outputs import OutputWriter
-from .placements import PlacementCache
-from .region_table import RegionTable
+from .outputs import DeviceOutputs
+from .planning import Planner, Reach
 
 
 class Ended(NamedTuple):

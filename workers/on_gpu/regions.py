@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..ipc import cuda
-from ..ipc.errors import CallerError, Code, MachineError, PenstockError, invalid
+from ...ipc import cuda
+from ...ipc.errors import CallerError, Code, MachineError, PenstockError, invalid
 
 if TYPE_CHECKING:
-    from ..ipc.messages import MapRegion
-    from .devices.cuda import Device
+    from ...ipc.messages import MapRegion
+    from ..devices.cuda import Device
 
 Octets = npt.NDArray[np.uint8]
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from time import monotonic_ns
 
-from ..ipc.cuda import CudaError
-from .backends.on_device import DeviceBackend, DeviceTensor
-from .device_outputs import Delivery, DeviceOutputs
-from .device_plans import Plan, Planner
-from .devices.cuda import Event
+from ...ipc.cuda import CudaError
+from ..backends.on_device import DeviceBackend, DeviceTensor
+from ..devices.cuda import Event
+from ..inputs import Job
 from .flights import Execution, Flight
-from .inputs import Job
 from .lanes import CopyRefusedError, DeviceLane
+from .outputs import Delivery, DeviceOutputs
+from .planning import Plan, Planner
 
 
 class Executor:

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
-from ..ipc.errors import PenstockError
-from ..ipc.messages import Batch
-from .account import Account
-from .inputs import Job
+from ...ipc.errors import PenstockError
+from ...ipc.messages import Batch
+from ..account import Account
+from ..inputs import Job
 
 if TYPE_CHECKING:
-    from .device_outputs import Delivery
-    from .device_plans import Plan
-    from .devices.cuda import Event
+    from ..devices.cuda import Event
     from .lanes import DeviceSlot
+    from .outputs import Delivery
+    from .planning import Plan
 
 
 class Flight:

@@ -6,18 +6,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..ipc.errors import ModelError
-from ..ipc.messages import Copied, ModelSpec
-from ..ipc.tensors import ITEM_BYTES, byte_size
-from .account import Account
-from .backends.on_device import DeviceTensor, DeviceWork
-from .device_memory import Staging
-from .device_plans import Reach
-from .devices.cuda import Copy
-from .inputs import Job
-from .outputs import OutputWriter, Share
-from .packing import Span, merge
-from .shapes import Shapes
+from ...ipc.errors import ModelError
+from ...ipc.messages import Copied, ModelSpec
+from ...ipc.tensors import ITEM_BYTES, byte_size
+from ..account import Account
+from ..backends.on_device import DeviceTensor, DeviceWork
+from ..devices.cuda import Copy
+from ..inputs import Job
+from ..outputs import OutputWriter, Share
+from ..packing import Span, merge
+from ..shapes import Shapes
+from .memory import Staging
+from .planning import Reach
 
 
 class Staged(NamedTuple):

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..ipc.errors import PenstockError
-from ..ipc.messages import Copied, ModelSpec
-from ..ipc.tensors import FLOATING, ITEM_BYTES, byte_size, elements
-from .account import Account
-from .backends.on_device import ALIGNMENT, DeviceBackend, DeviceTensor, DeviceWork
-from .devices.cuda import Copy
-from .devices.cuda.registration import CHUNK_BYTES
-from .inputs import Job, spans_of
-from .packing import Run, Span, is_one_run, merge
-from .placements import PlacementCache
-from .ragged import Shape
-from .region_table import MappedRegion, Region, RegionTable
+from ...ipc.errors import PenstockError
+from ...ipc.messages import Copied, ModelSpec
+from ...ipc.tensors import FLOATING, ITEM_BYTES, byte_size, elements
+from ..account import Account
+from ..backends.on_device import ALIGNMENT, DeviceBackend, DeviceTensor, DeviceWork
+from ..devices.cuda import Copy
+from ..devices.cuda.registration import CHUNK_BYTES
+from ..inputs import Job, spans_of
+from ..packing import Run, Span, is_one_run, merge
+from ..placements import PlacementCache
+from ..ragged import Shape
+from ..region_table import MappedRegion, Region, RegionTable
 
 if TYPE_CHECKING:
     from .lanes import DeviceSlot

@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..ipc.cuda import CudaError
-from ..ipc.errors import MachineError
-from ..ipc.messages import ModelSpec, TensorSpec
-from ..ipc.tensors import byte_size
-from .backends.on_device import ALIGNMENT, DeviceBackend, DeviceTensor, Lane, Slot
-from .devices.cuda import DeviceBuffer, PinnedBuffer
-from .packing import aligned
-from .ragged import Shape
-from .region_table import Octets
-from .shapes import Shapes
+from ...ipc.cuda import CudaError
+from ...ipc.errors import MachineError
+from ...ipc.messages import ModelSpec, TensorSpec
+from ...ipc.tensors import byte_size
+from ..backends.on_device import ALIGNMENT, DeviceBackend, DeviceTensor, Lane, Slot
+from ..devices.cuda import DeviceBuffer, PinnedBuffer
+from ..packing import aligned
+from ..ragged import Shape
+from ..region_table import Octets
+from ..shapes import Shapes
 
 FIRST_BLOCK_BYTES = 1 << 20
 LARGEST_STEP_BYTES = 64 << 20

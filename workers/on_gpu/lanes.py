@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from ..ipc.cuda import CudaError
-from .backends.on_device import DeviceBackend, DeviceTensor, Lane
-from .device_memory import Room, SlotMemory, Staging
-from .device_plans import Plan
-from .devices.cuda import Copy, Device, Event, Stream, copy_all
+from ...ipc.cuda import CudaError
+from ..backends.on_device import DeviceBackend, DeviceTensor, Lane
+from ..devices.cuda import Copy, Device, Event, Stream, copy_all
 from .flights import Execution
+from .memory import Room, SlotMemory, Staging
+from .planning import Plan
 
 SLOTS = 2
 """Executions in flight per lane: while one is computed, the next is copied in (trtexec too keeps one ahead)."""
