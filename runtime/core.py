@@ -160,6 +160,7 @@ class Core:
 
     def _ready(self, instance: Instance, message: Ready) -> None:
         self.device_regions.greet(instance)  # first: batches may follow at once
+        instance.about = message.about
         self.fleet.ready(instance, message)
 
     def worker_exited(self, instance: Instance) -> None:

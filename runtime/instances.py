@@ -8,7 +8,7 @@ old one finds nothing.
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..ipc.errors import BrokerError, Code, PenstockError
 from ..ipc.messages import Message
@@ -89,6 +89,7 @@ class Instance:
         self.load_error: PenstockError | None = None  # what LoadFailed said
         self.wanted = True  # false: it is not started again
         self.has_mps = False  # it said that it computes through an MPS daemon
+        self.about: dict[str, Any] = {}  # what Ready said of how its GPU runs the model
         self.cpus: tuple[int, ...] = ()  # those that it runs on because of a host policy; none: any
         self.gpu = plan.uuid  # of the GPU that it computes on; "": the CPU
         self.vacant = 0  # lanes that the scheduler has no more use for
@@ -158,4 +159,5 @@ class Instance:
             "gpu": None if self.plan.gpu == NO_GPU else {"ordinal": self.plan.gpu, "uuid": self.gpu},
             "cpus": list(self.cpus),
             "mps": self.has_mps,
+            "about": self.about,
         }

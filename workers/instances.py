@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..ipc import cuda
 from ..ipc.errors import MachineError, invalid
@@ -45,6 +45,9 @@ class Instance(Protocol):
     def start(self, message: Start, regions: RegionTable, directory: str) -> BatchRunner | DeviceRunner:
         """Gets ready for batches, with the samples of `message`. Raises whatever keeps it from that."""
 
+    def describe(self) -> dict[str, Any]:
+        """How the model is run, once it is started; see DeviceBackend.describe."""
+
     def close(self) -> None:
         """Gives the model and its memory back; the runner is closed by then. Idempotent."""
 
@@ -71,6 +74,10 @@ class HostInstance:
         runner = BatchRunner(message.spec, self._backend, regions, labels)
         run_samples(message, runner, regions, directory)
         return runner
+
+    def describe(self) -> dict[str, Any]:
+        """See Instance."""
+        return {}
 
     def close(self) -> None:
         """See Instance."""
@@ -130,6 +137,10 @@ class DeviceInstance:
         for lane in range(self._gpu.lanes):  # each is an instance
             run_samples(message, runner, regions, directory, lane)
         return runner
+
+    def describe(self) -> dict[str, Any]:
+        """See Instance."""
+        return self._backend.describe()
 
     def close(self) -> None:
         """See Instance. First what computes on the memory, then the memory."""

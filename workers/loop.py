@@ -214,7 +214,7 @@ class WorkerLoop:
         gc.collect()
         gc.freeze()  # what was loaded stays: later collections need not look at it
         device = self._instance.device
-        self._answer(Ready(device is not None and device.is_mps))
+        self._answer(Ready(device is not None and device.is_mps, self._instance.describe()))
 
     def _stop(self, _message: Stop) -> None:
         if self._device_loop is not None:

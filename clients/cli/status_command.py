@@ -30,9 +30,9 @@ def status(address: str | None, as_json: bool) -> None:
     """Show the broker, its models and why some are not READY, its workers, and the clients that are connected.
 
     With --json: an object with pid, addresses, ready, stopping, models, queued, queued_by_level (of models with priority
-    levels or queue policies), loads, instances (each with its lanes and gpu), gpus (null as long as nothing needed to know),
-    sessions, regions, region_bytes, cache and bad_messages; with the rate limiter also resources, each with its device (null:
-    global), count, used, and waiting.
+    levels or queue policies), loads, instances (each with its lanes and gpu, and under about how that runs the model), gpus
+    (null as long as nothing needed to know), mps, sessions, regions, region_bytes, cache and bad_messages; with the rate
+    limiter also resources, each with its device (null: global), count, used, and waiting.
     """
     with connected(address) as client:
         found = client.status()

@@ -73,14 +73,6 @@ def in_half(source: Path, target: Path) -> None:
     written(converted, target)
 
 
-def can_halve() -> str:
-    """Why an ONNX file cannot be converted to fp16 here; "" where it can."""
-    from importlib.util import find_spec
-
-    missing = [name for name in ("onnx", "onnxconverter_common") if find_spec(name) is None]
-    return f"{' and '.join(missing).replace('_', '-')} is not installed" if missing else ""
-
-
 def opset_of(path: Path) -> int | None:
     """The opset of ONNX's own operators; None where onnx is not installed."""
     if not _is_installed():

@@ -27,11 +27,6 @@ class Signature(NamedTuple):
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
 
-    @property
-    def is_variable(self) -> bool:
-        """Whether inputs have variable dims beside the batch dimension."""
-        return any(-1 in tensor.dims for tensor in self.inputs)
-
 
 def parse_tensor(text: str) -> TensorInfo:
     """NAME:DTYPE:DIMS, e.g. image:FP32:3,224,224; split at the last two colons: names may contain one. Raises CallerError."""

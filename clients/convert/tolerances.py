@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple
 from ...ipc.errors import invalid
 
 Precision = Literal["fp32", "fp16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 
 
 class Tolerance(NamedTuple):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 
 from .base import Message, Row
@@ -60,6 +62,7 @@ class Ready(Message, frozen=True):
     """Warmed up: batches may be sent."""
 
     mps: bool = False  # the worker's context goes through an MPS daemon
+    about: dict[str, Any] = {}  # how a GPU runs the model, as its backend tells: version, profiles, graphs
 
 
 class ItemOutput(Row, frozen=True):

@@ -197,4 +197,4 @@ def test_the_description_names_version_profiles_and_graphs(trt: Any, rigs: ExitS
     assert described["tensorrt"] == trt.__version__
     assert described["graphs_per_slot"] == 4
     assert described["profiles"] == ["profile 0: x [1, 4] to [8, 4]"]
-    assert described["layers"] > 0 and described["layer_names"]
+    assert described["layers"] > 0

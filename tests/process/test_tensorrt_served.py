@@ -49,6 +49,8 @@ def test_a_plan_needs_no_configuration(machine: SimulatedTensorRT, repository: P
         for x, future in futures:
             assert np.allclose(future.result(10).outputs["y"], 2 * x)
         assert client.config("double")["platform"] == "tensorrt_plan"
+        (row,) = client.status()["instances"]
+        assert (row["about"]["plan"], row["about"]["profiles"]) == ("model.plan", ["profile 0: x [1, 4] to [8, 4]"])
 
 
 def test_positions_of_any_number_come_back(machine: SimulatedTensorRT, repository: Path, tmp_path: Path, link: str) -> None:

@@ -125,5 +125,5 @@ class DeviceBackend(ABC):
         return False
 
     def describe(self) -> dict[str, Any]:
-        """What `penstock status` and the log may say about how the model is run: version, profiles, graphs."""
+        """How the model is run, for `penstock status --json`: version, profiles, graphs. Asked after warm_up."""
         return {}

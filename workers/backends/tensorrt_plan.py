@@ -143,6 +143,7 @@ class TensorRT(DeviceBackend):
         return rows in self._replayed
 
     def describe(self) -> dict[str, Any]:
+        """The version of TensorRT, the plan, its profiles, and how many graphs each slot has."""
         if self._engines is None or self._profiles is None:
             return {}
         graphs = [len({id(route.graph) for route in station.routes.values()}) for station in self._stations.values()]

@@ -74,8 +74,9 @@ def test_what_a_worker_found_is_in_the_status_and_a_dead_daemon_ends_its_users_o
         core.fleet.mps.answers()
         # When one of them reaches the daemon and the other does not
         for instance, has_mps in zip(list(core.fleet.instances.values()), (True, False), strict=True):
-            core.receive_from_worker(instance, [Loaded(4242), Ready(mps=has_mps)])
+            core.receive_from_worker(instance, [Loaded(4242), Ready(has_mps, {"graphs": [1, 2]})])
         assert [instance.describe()["mps"] for instance in core.fleet.instances.values()] == [True, False]
+        assert [instance.describe()["about"] for instance in core.fleet.instances.values()] == [{"graphs": [1, 2]}] * 2
         assert core.fleet.mps.describe()["workers"] == 1
         # And the daemon dies
         core.fleet.mps.ended("it died", broker.now_ns)

@@ -7,7 +7,6 @@ PROFILE_SHARING_0806, no two contexts of an engine with dynamic shapes may use o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,9 +17,6 @@ from .profiles import Profile, Range, Shape
 
 if TYPE_CHECKING:
     from ...devices.cuda import Stream
-
-LISTED_LAYERS = 32
-"""So many names of layers are told of an engine."""
 
 
 class EngineTensor(NamedTuple):
@@ -117,18 +113,16 @@ class Engines:
         return int(size)
 
     def describe(self) -> dict[str, Any]:
-        """For `penstock status`."""
+        """The plan and its engines; see DeviceBackend."""
         if not self._engines:
             return {}
         engine = self._engines[0]
-        text = engine.create_engine_inspector().get_engine_information(self._library.trt.LayerInformationFormat.JSON)
         return {
             "tensorrt": self._library.version,
             "plan": self._filename,
             "engines": len(self._engines),
             "contexts": self.contexts,
             "layers": engine.num_layers,
-            "layer_names": _layer_names(text)[:LISTED_LAYERS],
             "activation_bytes": self.activation_bytes,
         }
 
@@ -222,15 +216,3 @@ class Engines:
             "with the version of TensorRT and the kind of GPU that it was built with; build it again here from its ONNX model "
             "(penstock convert)"
         )
-
-
-def _layer_names(text: str) -> list[str]:
-    """Of an inspector's JSON, where a layer is its name, or, with detailed profiling verbosity, an object that has one.
-
-    None for a plan that was built to tell nothing, of which there may be no JSON.
-    """
-    try:
-        layers = json.loads(text).get("Layers") or []
-    except ValueError:
-        return []
-    return [layer.get("Name", "") if isinstance(layer, dict) else str(layer) for layer in layers]

@@ -16,7 +16,6 @@ from simulated_tensorrt.basics import (
     Dims,
     ErrorCode,
     IHostMemory,
-    LayerInformationFormat,
     TensorIOMode,
     TensorLocation,
 )
@@ -31,7 +30,7 @@ from simulated_tensorrt.building import (
     ITimingCache,
 )
 from simulated_tensorrt.contexts import CommonContext
-from simulated_tensorrt.engines import CommonEngine, CommonRuntime, EngineInspector
+from simulated_tensorrt.engines import CommonEngine, CommonRuntime
 from simulated_tensorrt.logs import SPEAKER, ILogger, Logger
 
 __version__ = "11.4.0.1"
@@ -199,10 +198,10 @@ def init_libnvinfer_plugins(logger: Any, namespace: str) -> bool:
 
 
 __all__ = [
-    "Builder", "BuilderFlag", "DataType", "Dims", "EngineInspector", "ErrorCode", "ExecutionContextAllocationStrategy",
+    "Builder", "BuilderFlag", "DataType", "Dims", "ErrorCode", "ExecutionContextAllocationStrategy",
     "HardwareCompatibilityLevel", "IBuilderConfig", "ICudaEngine", "IExecutionContext", "IHostMemory", "ILogger",
     "INetworkDefinition", "IOptimizationProfile", "IOutputAllocator", "IPluginRegistry", "IProgressMonitor", "ITensor",
-    "ITimingCache", "LayerInformationFormat", "Logger", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser",
+    "ITimingCache", "Logger", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser",
     "ParserError", "PreviewFeature", "ProfilingVerbosity", "Runtime", "TensorFormat", "TensorIOMode", "TensorLocation",
     "get_plugin_registry", "init_libnvinfer_plugins",
 ]  # fmt: skip

@@ -16,7 +16,6 @@ from simulated_tensorrt.basics import (
     Dims,
     ErrorCode,
     IHostMemory,
-    LayerInformationFormat,
     TensorIOMode,
     TensorLocation,
 )
@@ -31,7 +30,7 @@ from simulated_tensorrt.building import (
     ITimingCache,
 )
 from simulated_tensorrt.contexts import CommonContext
-from simulated_tensorrt.engines import CommonEngine, CommonRuntime, EngineInspector
+from simulated_tensorrt.engines import CommonEngine, CommonRuntime
 from simulated_tensorrt.logs import SPEAKER, ILogger, Logger
 
 __version__ = "8.5.3.1"
@@ -148,9 +147,9 @@ def nptype(trt_type: DataType) -> Any:
 
 
 __all__ = [
-    "Builder", "BuilderFlag", "DataType", "Dims", "EngineInspector", "ErrorCode", "IBuilderConfig", "ICudaEngine",
+    "Builder", "BuilderFlag", "DataType", "Dims", "ErrorCode", "IBuilderConfig", "ICudaEngine",
     "IExecutionContext", "IHostMemory", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IOutputAllocator",
-    "IPluginRegistry", "ITensor", "ITimingCache", "LayerInformationFormat", "Logger", "MemoryPoolType",
+    "IPluginRegistry", "ITensor", "ITimingCache", "Logger", "MemoryPoolType",
     "NetworkDefinitionCreationFlag", "OnnxParser", "ParserError", "PreviewFeature", "ProfilingVerbosity", "Runtime",
     "TensorFormat", "TensorIOMode", "TensorLocation", "get_plugin_registry", "init_libnvinfer_plugins", "nptype",
 ]  # fmt: skip

@@ -19,11 +19,6 @@ class TensorLocation(IntEnum):
     HOST = 1
 
 
-class LayerInformationFormat(IntEnum):
-    ONELINE = 0
-    JSON = 1
-
-
 class ErrorCode(IntEnum):
     SUCCESS = 0
     INTERNAL_ERROR = 1

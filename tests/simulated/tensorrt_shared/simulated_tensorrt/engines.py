@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import weakref
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from cuda.bindings import runtime as cudart
 
-from .basics import Dims, LayerInformationFormat, TensorIOMode, TensorLocation
+from .basics import Dims, TensorIOMode, TensorLocation
 from .logs import SPEAKER
 from .networks import DTYPES, Plan
 
@@ -126,9 +125,6 @@ class CommonEngine:
     def serialize(self) -> Any:
         return self._trt.IHostMemory(self._plan.to_bytes())
 
-    def create_engine_inspector(self) -> EngineInspector:
-        return EngineInspector(self._plan)
-
     @property
     def _is_dynamic(self) -> bool:
         return any(-1 in shape for _, shape in self._plan.inputs.values())
@@ -155,15 +151,6 @@ class CommonEngine:
         self._users[profile] = weakref.ref(context)
         context._profile = profile
         return True
-
-
-class EngineInspector:
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-
-    def get_engine_information(self, format: LayerInformationFormat) -> str:
-        names = [f"{op['op']}_{index}" for index, op in enumerate(self._plan.ops)]
-        return json.dumps({"Layers": names}) if format == LayerInformationFormat.JSON else "\n".join(names)
 
 
 def item_bytes(kind: str) -> int:
