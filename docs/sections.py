@@ -150,6 +150,8 @@ def _type(kind: Any) -> str:
             text = " or ".join(f'`"{value}"`' for value in kind.values)
         case shapes.ListType():
             text = f"array of {_type(kind.item_type)}" + ("" if kind.max_length is None else f", at most {kind.max_length}")
+        case shapes.DictType():
+            text = f"map of {_type(kind.key_type)} to {_type(kind.value_type)}"
         case shapes.UnionType():
             text = " or ".join(_type(option) for option in kind.types)
         case shapes.StructType():
@@ -164,7 +166,6 @@ _SIMPLE = {
     shapes.BoolType: "bool",
     shapes.FloatType: "float",
     shapes.NoneType: "nil",
-    shapes.DictType: "map of str to str",
 }
 
 
