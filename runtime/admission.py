@@ -19,11 +19,17 @@ from .requests import InferRequest
 from .sessions import Session
 
 ALIGNMENT = 64
-
-
 HANDLE_BYTES = 64
 """CUDA_IPC_HANDLE_SIZE in driver_types.h."""
 LARGEST = 2**63 - 1
+
+
+def check_registrant(session: Session, name: str) -> Peer:
+    """Who registers memory under this name. Raises CallerError for a name that is taken, and for who is not known."""
+    session.regions.check_new(name)
+    if session.peer is None:
+        raise CallerError(f"region '{name}': a client whose uid is not known may send tensors inline only", Code.UNSUPPORTED)
+    return session.peer
 
 
 def register(regions: RegionRegistry, session: Session, message: Register, fds: Sequence[int]) -> Region:
@@ -31,13 +37,9 @@ def register(regions: RegionRegistry, session: Session, message: Register, fds: 
 
     Raises CallerError; then nothing has changed.
     """
-    session.regions.check_new(message.name)
-    if session.peer is None:
-        raise CallerError(
-            f"region '{message.name}': a client whose uid is not known may send tensors inline only", Code.UNSUPPORTED
-        )
+    peer = check_registrant(session, message.name)
     try:
-        region = _added(regions, message, fds, session.peer)
+        region = _added(regions, message, fds, peer)
     except CallerError as error:
         raise CallerError(f"region '{message.name}': {error.message}", error.code) from error
     session.regions.add(region)

@@ -13,7 +13,7 @@ from msgspec import structs
 from ..ipc.errors import PenstockError
 from ..ipc.gpus import Gpus
 from ..ipc.messages import Register, Unregister
-from .admission import register
+from .admission import check_registrant, register
 from .known_gpus import uuid_of
 from .sessions import Session, require_greeting
 
@@ -36,6 +36,7 @@ class Registrations:
         try:
             require_greeting(session)
             if message.kind == "cuda" and not (message.uuid or fds):
+                check_registrant(session, message.name)  # before a process is started for it
                 self._core.gpu_survey.ask(self._core.host, partial(self._surveyed, session, message))
             else:
                 self._enter(session, message, fds)

@@ -105,8 +105,8 @@ class Keeper:
 
     def _start(self) -> subprocess.Popen[bytes]:
         """Starts it. Its environment has no CUDA_VISIBLE_DEVICES, which would number the GPUs anew for the workers."""
+        ensure_runtime_dir()  # whose owner and mode are right: only then is anything in it touched
         shutil.rmtree(self._directory, ignore_errors=True)  # of a keeper that was killed, and had the same number
-        ensure_runtime_dir()
         for directory in (self._directory, *map(Path, environment_of(self._directory).values())):
             directory.mkdir(0o700)
         self._control = subprocess.Popen([PROGRAM, "-f"], stdin=subprocess.DEVNULL, stdout=sys.stderr, env=self._environment())

@@ -92,6 +92,16 @@ def test_a_client_whose_uid_is_not_known_may_register_nothing(broker: ScriptedBr
     assert failed.message == "region 'r': a client whose uid is not known may send tensors inline only"
 
 
+def test_no_process_is_started_for_one_who_may_register_nothing(broker: ScriptedBroker) -> None:
+    """Given CUDA memory on a GPU that is named by its number, and a broker that would have to look for GPUs first."""
+    broker.core.gpu_survey.found, broker.reads = None, False
+    remote = broker.core.reception.open(ScriptedLink(), None, takes_fds=False)
+    broker.say(remote, Hello(os.urandom(16)))
+    link_of(remote).take()
+    broker.say(remote, Register(1, "r", "cuda", 64, handle=b"h" * 64, device_id=0))
+    assert refusal(remote).code == "UNSUPPORTED"
+
+
 # --- limits ------------------------------------------------------------------------------------------------------------------
 
 
