@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -26,6 +27,20 @@ def make_region(kind: str, byte_size: int) -> Region:
     if kind == "system":
         return SystemRegion.create(name, f"penstock-{name}", byte_size)
     return CudaRegion.allocate(name, byte_size)
+
+
+def write_into(region: Region, values: Array, offset: int) -> None:
+    if isinstance(region, CudaRegion):
+        region.write(values, offset)
+    else:
+        region.array[offset : offset + values.nbytes] = values.reshape(-1).view(np.uint8)
+
+
+def read_from(region: Region, shape: tuple[int, ...], offset: int) -> Array:
+    if isinstance(region, CudaRegion):
+        return region.read(offset, np.float32, shape)
+    end = offset + math.prod(shape) * np.dtype(np.float32).itemsize
+    return region.array[offset:end].view(np.float32).reshape(shape).copy()
 
 
 class Exchange:
@@ -69,13 +84,8 @@ class Exchange:
         np.testing.assert_array_equal(self.read(), self.x)
 
     def write(self, values: Array, offset: int = 0) -> None:
-        if isinstance(self.region, CudaRegion):
-            self.region.write(values, offset)
-        else:
-            self.region.array[offset : offset + values.nbytes] = values.reshape(-1).view(np.uint8)
+        write_into(self.region, values, offset)
 
     def read(self) -> Array:
         """The output."""
-        if isinstance(self.region, CudaRegion):
-            return self.region.read(self.x.nbytes, np.float32, self.x.shape)
-        return self.region.array[self.x.nbytes : 2 * self.x.nbytes].view(np.float32).reshape(self.x.shape).copy()
+        return read_from(self.region, self.x.shape, self.x.nbytes)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpu_models import MEMORY, add_model, asked
+from exchanging import KINDS
+from gpu_models import add_model, asked
 
 from running import RunningBroker  # isort: skip - gpu_models tells where it is
 
@@ -45,7 +46,7 @@ def rows(count: int) -> Any:
     return np.random.default_rng(count).random((count, WIDTH), np.float32)
 
 
-@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("memory", KINDS)
 @pytest.mark.parametrize("rest", ["", GRAPHS])
 def test_it_computes_what_numpy_computes(tmp_path: Path, repository: Path, memory: str, rest: str) -> None:
     w = np.random.default_rng(0).standard_normal((WIDTH, WIDTH)).astype(np.float32)

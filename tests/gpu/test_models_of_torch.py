@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpu_models import MEMORY, add_model, asked
+from exchanging import KINDS
+from gpu_models import add_model, asked
 from torch_files import torch, write_exported, write_script
 
 from running import RunningBroker  # isort: skip - gpu_models tells where it is
@@ -72,7 +73,7 @@ def rows(count: int) -> Any:
     return np.random.default_rng(count).random((count, WIDTH), np.float32)
 
 
-@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("memory", KINDS)
 @pytest.mark.parametrize("rest", ["", GRAPHS])
 def test_it_computes_what_torch_computes_on_the_cpu(
     tmp_path: Path, repository: Path, kind: str, memory: str, rest: str
@@ -90,7 +91,7 @@ def test_it_computes_what_torch_computes_on_the_cpu(
         assert "no CUDA graphs" not in broker.log()
 
 
-@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("memory", KINDS)
 def test_a_model_that_changes_its_inputs_leaves_a_client_s_memory_alone(tmp_path: Path, repository: Path, memory: str) -> None:
     write_script(add_model(repository, "pytorch", -1), InPlace())  # variable dims: nothing runs before the first request
     with RunningBroker(tmp_path, repository) as broker, broker.client("local") as client:
