@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from .options import address_option, json_option
+from .options import address_option, in_order, json_option
 from .perf_options import named_shape
 from .several_values import SeveralNumbers
-
-Command = Callable[..., None]
 
 FORMS = ("ts-trace", "ts-script", "torch-export", "onnx", "trt")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -147,9 +144,4 @@ _OPTIONS = (
     json_option,
 )
 
-
-def convert_options(command: Command) -> Command:
-    """All of them, in this order."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+convert_options = in_order(_OPTIONS)

@@ -3,9 +3,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import click
 
 from ...ipc.addresses import ADDRESS_VARIABLE
+
+Decorator = Callable[[Any], Any]
+
+
+def in_order(options: Sequence[Decorator]) -> Decorator:
+    """One decorator for all of them; help lists them in this order."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
 
 address_option = click.option(
     "--address",

@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from .options import address_option, json_option
+from .options import address_option, in_order, json_option
 from .several_values import SeveralNumbers
-
-Command = Callable[..., None]
 
 
 def named_shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -106,9 +103,4 @@ _OPTIONS = (
     json_option,
 )
 
-
-def perf_options(command: Command) -> Command:
-    """All of them, in this order."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+perf_options = in_order(_OPTIONS)

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import structs
@@ -14,14 +13,12 @@ from ...ipc.addresses import ADDRESS_VARIABLE, default_local_path, default_zmq_a
 from ...ipc.processes import die_with_parent
 from .failures import NotAllLoaded, Unreachable, failing_as
 from .logs import LEVELS, log_to_stderr
-from .options import json_option, repositories_argument
+from .options import Decorator, in_order, json_option, repositories_argument
 from .rendering import model_label, print_json
 from .settings_file import config_option
 
 if TYPE_CHECKING:
     from ...runtime.broker import Broker
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 CONTEXT = {"auto_envvar_prefix": "PENSTOCK", "show_default": True}
 """Every option of these commands can be set by an environment variable too: PENSTOCK_MAX_IN_FLIGHT for --max-in-flight.
@@ -37,7 +34,7 @@ def _default(name: str) -> Any:
     return next(field.default for field in structs.fields(Settings) if field.name == name)
 
 
-def _setting(name: str, minimum: float, text: str) -> Callable[[Command], Command]:
+def _setting(name: str, minimum: float, text: str) -> Decorator:
     """The option for a number among the broker's settings, which know the default."""
     default = _default(name)
     kind = click.IntRange(int(minimum)) if isinstance(default, int) else click.FloatRange(minimum)
@@ -153,11 +150,8 @@ _OPTIONS = (
 )
 
 
-def serving_options(command: Command) -> Command:
-    """Adds the arguments and options of a broker to a command. Their values are what `run_broker` takes."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+serving_options = in_order(_OPTIONS)
+"""Adds the arguments and options of a broker to a command. Their values are what `run_broker` takes."""
 
 
 def run_broker(*, log_level: str, as_json: bool, parent: int | None, spawn_workers: bool, strict: bool, **options: Any) -> None:
