@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from penstock.ipc.messages import ModelSpec
+from penstock.ipc.messages import LoadModel, ModelSpec
 from penstock.ipc.tensors import byte_size, numpy_dtype
-from penstock.workers.backends.on_device import DeviceTensor, DeviceWork, Lane, Slot
+from penstock.workers.backends.on_device import DeviceBackend, DeviceTensor, DeviceWork, Lane, Slot
 from penstock.workers.shapes import Shapes
 
 ROOM = 4096  # bytes for each tensor
@@ -96,6 +97,29 @@ def work_on(slot: Slot, arrays: list[Any], spec: ModelSpec, is_placed: bool = Tr
         assert room is not None
         places.append(DeviceTensor(room.address, output.datatype, shape, size) if is_placed and size is not None else None)
     return DeviceWork((len(arrays[0]),), inputs, tuple(range(len(spec.outputs))), places, slot)
+
+
+class ServedOnHost:
+    """A backend, loaded and warm, over slots of host memory. A context manager, which closes it twice."""
+
+    def __init__(self, backend: DeviceBackend, spec: ModelSpec, directory: Path, lanes: int = 1) -> None:
+        self.spec = spec
+        device: Any = HostDevice()
+        self.signature = backend.load(LoadModel(spec, "m_0_0", str(directory), threads=1), device)
+        self.slots, self._memories = slots_of(spec, lanes)
+        backend.warm_up(spec, self.slots)
+        self._backend: Any = backend
+
+    def work(self, slot: int, *arrays: Any, is_placed: bool = True) -> DeviceWork:
+        return work_on(self.slots[slot], list(arrays), self.spec, is_placed)
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._backend.check_invariants()
+        self._backend.close()
+        self._backend.close()
 
 
 class HostGraph:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device_on_host import HostDevice, HostMemory, read, slots_of, work_on
+from device_on_host import HostDevice, HostMemory, ServedOnHost, read
 from onnx import helper
 from worker_rig import spec_of, write_onnx, write_prefix_model
 
@@ -39,26 +39,10 @@ class OnHost(OnnxRuntimeCuda):
         return [Provider(CPU)]
 
 
-class Served:
-    """A backend, warm, over slots of host memory."""
-
+class Served(ServedOnHost):
     def __init__(self, spec: ModelSpec, directory: Path, lanes: int = 1) -> None:
-        self.backend, self.spec = OnHost(), spec
-        device: Any = HostDevice()
-        self.signature = self.backend.load(LoadModel(spec, "m_0_0", str(directory), threads=1), device)
-        self.slots, self._memories = slots_of(spec, lanes)
-        self.backend.warm_up(spec, self.slots)
-
-    def work(self, slot: int, *arrays: Any, is_placed: bool = True) -> DeviceWork:
-        return work_on(self.slots[slot], list(arrays), self.spec, is_placed)
-
-    def __enter__(self) -> Served:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.backend.check_invariants()
-        self.backend.close()
-        self.backend.close()
+        self.backend = OnHost()
+        super().__init__(self.backend, spec, directory, lanes)
 
 
 def rows(count: int, seed: int = 0) -> Any:

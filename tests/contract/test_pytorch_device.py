@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device_on_host import HostDevice, HostGpu, HostMemory, read, slots_of, work_on
+from device_on_host import HostDevice, HostGpu, HostMemory, ServedOnHost, read, slots_of, work_on
 from msgspec.structs import replace
 from torch_files import Prefix, Same, torch, write_exported, write_script
 from worker_rig import spec_of
@@ -32,9 +32,7 @@ class Doubling(torch.nn.Module):
         return x.mul_(2)
 
 
-class Served:
-    """A backend, warm, over slots of host memory."""
-
+class Served(ServedOnHost):
     def __init__(self, spec: ModelSpec, directory: Path, lanes: int = 1, refuses_capture: str = "") -> None:
         def opened(ordinal: int) -> Any:
             self.gpu = HostGpu(ordinal)
@@ -42,22 +40,7 @@ class Served:
             return self.gpu
 
         self.backend = TorchCuda(opened)
-        self.spec = spec
-        device: Any = HostDevice()
-        self.signature = self.backend.load(LoadModel(spec, "m_0_0", str(directory), threads=1), device)
-        self.slots, self._memories = slots_of(spec, lanes)
-        self.backend.warm_up(spec, self.slots)
-
-    def work(self, slot: int, *arrays: Any, is_placed: bool = True) -> DeviceWork:
-        return work_on(self.slots[slot], list(arrays), self.spec, is_placed)
-
-    def __enter__(self) -> Served:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.backend.check_invariants()
-        self.backend.close()
-        self.backend.close()
+        super().__init__(self.backend, spec, directory, lanes)
 
 
 def rows(count: int, seed: int = 0, width: int = 6) -> Any:

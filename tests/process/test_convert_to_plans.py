@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from simulated.fixtures import pass_on
 from simulated.tensorrt_packages import SimulatedTensorRT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,9 +21,7 @@ WITHIN_S = 90.0
 @pytest.fixture(autouse=True)
 def machine(simulated_tensorrt: SimulatedTensorRT, monkeypatch: pytest.MonkeyPatch) -> SimulatedTensorRT:
     """What a child of this process sees."""
-    for name, value in simulated_tensorrt.environment().items():
-        if os.environ.get(name) != value:
-            monkeypatch.setenv(name, value)
+    pass_on(simulated_tensorrt.environment(), monkeypatch)
     return simulated_tensorrt
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from running import Program, RunningBroker, add_model, answer, eventually, ready_pid, rows
-from simulated.fixtures import CUDA, SimulatedCuda
+from simulated.fixtures import SimulatedCuda, pass_on
 
 from penstock.clients import AsyncClient, CallerError, Client, Code, CudaRegion, MemfdRegion, SystemRegion
 
@@ -31,7 +31,7 @@ instance_group [ { count: COUNT kind: KIND_GPU } ]
 @pytest.fixture
 def machine(simulated_cuda: SimulatedCuda, monkeypatch: pytest.MonkeyPatch) -> SimulatedCuda:
     """One whose processes, started as a user starts them, have a simulated GPU."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(CUDA), os.environ.get("PYTHONPATH", "")])))
+    pass_on(simulated_cuda.environment(), monkeypatch)
     return simulated_cuda
 
 

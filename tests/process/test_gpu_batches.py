@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from running import LINKS, RunningBroker, eventually
-from simulated.fixtures import SimulatedCuda
+from simulated.fixtures import SimulatedCuda, pass_on
 
 from penstock.clients import Client, MachineError, ModelError
 
@@ -27,8 +27,7 @@ instance_group [ { kind: KIND_GPU count: 1 } ]
 @pytest.fixture
 def machine(simulated_cuda: SimulatedCuda, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimulatedCuda:
     """This process's children find a GPU, and a model for it."""
-    for name, value in simulated_cuda.environment().items():
-        monkeypatch.setenv(name, value)
+    pass_on(simulated_cuda.environment(), monkeypatch)
     (tmp_path / "models" / "echo" / "1").mkdir(parents=True)
     (tmp_path / "models" / "echo" / "config.pbtxt").write_text(CONFIG)
     return simulated_cuda

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from running import LINKS, RunningBroker, eventually
-from simulated.fixtures import SimulatedCuda
+from simulated.fixtures import SimulatedCuda, pass_on
 
 from penstock.clients import CallerError, Client, CudaRegion
 
@@ -31,8 +31,7 @@ instance_group [ { %s } ]
 def machine(simulated_cuda: SimulatedCuda, monkeypatch: pytest.MonkeyPatch) -> SimulatedCuda:
     """This process's children find two GPUs; itself uses none."""
     simulated_cuda.configure(gpus=2)
-    for name, value in simulated_cuda.environment().items():
-        monkeypatch.setenv(name, value)
+    pass_on(simulated_cuda.environment(), monkeypatch)
     return simulated_cuda
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from running import RunningBroker
+from simulated.fixtures import pass_on
 from simulated.tensorrt_packages import SimulatedTensorRT
 
 from penstock.ipc.errors import PenstockError
@@ -21,9 +22,7 @@ POSITIONS = [{"op": "nonzero", "in": ["x"], "out": "y"}]
 @pytest.fixture(autouse=True)
 def machine(simulated_tensorrt: SimulatedTensorRT, monkeypatch: pytest.MonkeyPatch) -> SimulatedTensorRT:
     """What a child of this process sees."""
-    for name, value in simulated_tensorrt.environment().items():
-        if os.environ.get(name) != value:
-            monkeypatch.setenv(name, value)
+    pass_on(simulated_tensorrt.environment(), monkeypatch)
     return simulated_tensorrt
 
 

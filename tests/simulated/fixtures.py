@@ -92,6 +92,13 @@ def simulated_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
             _restore(before)
 
 
+def pass_on(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that the test starts without an environment of their own are on this machine too."""
+    for name, value in environment.items():
+        if os.environ.get(name) != value:
+            monkeypatch.setenv(name, value)
+
+
 class shadowed:
     """For a with statement: `package` is imported from `directory`, whatever was imported under its name before."""
 
