@@ -147,8 +147,9 @@ class RegionRegistry:
         """Hands the region to an instance that is about to use it for the first time."""
         handle, _, pid = region.cuda
         fds = () if handle else (region.fd,)
+        is_single = region.kind == "inline"
         message = MapRegion(
-            region.number, region.byte_size, region.offset, region.sealed, handle, pid, report, fds=len(fds)
+            region.number, region.byte_size, region.offset, region.sealed, handle, pid, report, is_single, len(fds)
         )  # fmt: skip
         instance.link.put(message, fds)
         instance.mapped[region.number] = region

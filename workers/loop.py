@@ -9,13 +9,13 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from enum import Enum
 from functools import partial
 from typing import Any
 
 from ..ipc.codec import BadMessage
-from ..ipc.cuda import CudaError
+from ..ipc.cuda import CudaError, CudaUnavailable
 from ..ipc.errors import BrokerError, Code, MachineError, PenstockError
 from ..ipc.local import LinkClosed, LocalLink
 from ..ipc.messages import (
@@ -101,14 +101,14 @@ class WorkerLoop:
     def run(self) -> bool:
         """Serves; False when the model could not be loaded.
 
-        Raises PenstockError when the broker breaks the protocol, and CudaError when the GPU's context is lost.
+        Raises PenstockError when the broker breaks the protocol; CudaError or CudaUnavailable when the GPU's context is lost.
         """
         try:
             while self._handle_all(self._receive()):
                 pass
         except LinkClosed:
             return True  # the broker is gone: nobody is left to answer
-        except CudaError as error:
+        except (CudaError, CudaUnavailable) as error:
             self._lose(error)
             raise
         finally:
@@ -126,19 +126,20 @@ class WorkerLoop:
     def close(self) -> None:
         """Gives back the model, the memory and the link: first what may use a part, then the part. Idempotent."""
         self.state = State.STOPPED
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
-        if self._device_loop is not None:
-            self._device_loop.close()
-            self._device_loop = None
+        runner, self._runner = self._runner, None
+        waiting, self._device_loop = self._device_loop, None
         instance, self._instance = self._instance, None
-        if instance is not None:
-            instance.close()
-        self._regions.close()
-        if instance is not None and instance.device is not None:
-            instance.device.close()
-        self._link.close()
+        with ExitStack() as parts:  # the last first, and each though one before it could not be given back
+            parts.callback(self._link.close)
+            if instance is not None and instance.device is not None:
+                parts.callback(instance.device.close)
+            parts.callback(self._regions.close)
+            if instance is not None:
+                parts.callback(instance.close)
+            if waiting is not None:
+                parts.callback(waiting.close)
+            if runner is not None:
+                parts.callback(runner.close)
 
     # --- messages --------------------------------------------------------------------------------------------------------
 
@@ -161,7 +162,7 @@ class WorkerLoop:
                 os.close(fd)
         self._link.flush(block=True)
 
-    def _lose(self, error: CudaError) -> None:
+    def _lose(self, error: MachineError) -> None:
         """The context is lost: what is in flight is told why; what has not been read yet the broker gives to another worker."""
         if isinstance(self._runner, DeviceRunner):
             with suppress(LinkClosed):

@@ -33,7 +33,7 @@ from collections.abc import Sequence
 
 from ..ipc.addresses import parse_address
 from ..ipc.codec import FrameDecoder
-from ..ipc.cuda import CudaError
+from ..ipc.cuda import CudaError, CudaUnavailable
 from ..ipc.errors import PenstockError, invalid
 from ..ipc.local import LocalLink, connect_local
 from ..ipc.messages import Hello, ToWorker
@@ -83,7 +83,7 @@ def serve(sock: socket.socket, greeting: Hello | None = None) -> int:
         link.flush(block=True)
     try:
         return EXIT_SERVED if WorkerLoop(link).run() else EXIT_LOAD_FAILED
-    except CudaError as error:
+    except (CudaError, CudaUnavailable) as error:
         sys.stderr.write(f"worker stops: the GPU's context is lost: {error}\n")
         return EXIT_GPU_LOST
     except PenstockError as error:

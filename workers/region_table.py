@@ -3,7 +3,7 @@
 
 A region that cannot shrink is mapped. One that can (a `system` segment under --isolate-system-regions) is read and written
 through its descriptor instead: truncating it then costs its owner an error, where a mapping would cost the worker a SIGBUS.
-A worker on a GPU pins what it maps, and opens CUDA memory (on_gpu/regions.py).
+A worker on a GPU pins what it maps for longer than a request, and opens CUDA memory (on_gpu/regions.py).
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class RegionTable:
             self.isolated.add(message.region)
             return IsolatedRegion(fd, message)
         region = MappedRegion(fd, message)
-        if self._allocations is not None:
+        if self._allocations is not None and not message.single_use:
             region.pin()
         return region
 

@@ -139,7 +139,8 @@ class Start(Message, frozen=True):
 class MapRegion(Message, frozen=True):
     """Brings the descriptor of a region, or the handle of CUDA memory. `offset` is where the region begins in the object.
 
-    With `report` the worker answers RegionMapped. An instance on a GPU pins what has a descriptor, once, here.
+    With `report` the worker answers RegionMapped. An instance on a GPU pins what has a descriptor, once, here, but for what one
+    request alone has: pinning and unpinning that take longer than copying it once more.
     """
 
     region: int
@@ -149,6 +150,7 @@ class MapRegion(Message, frozen=True):
     handle: bytes = b""  # cudaIpcMemHandle_t, 64 bytes: CUDA memory, which has no descriptor
     pid: int = 0  # of the process that registered the handle, which as a rule exports it; 0: not known
     report: bool = False
+    single_use: bool = False  # one request's, of tensors that came inline
     fds: int = 1
 
 

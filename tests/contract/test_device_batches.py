@@ -12,12 +12,14 @@ from device_rig import OUT, DeviceRig, Kernel, request, standing_still
 from simulated.fixtures import SimulatedCuda
 from worker_rig import Memory, Tensor, batch_of, copies, spec_of, unplaced
 
+from penstock.ipc.cuda import CudaError
 from penstock.ipc.errors import CallerError, MachineError, ModelError
 from penstock.ipc.messages import (
     BatchInput,
     Gpu,
     InputSlice,
     LoadModel,
+    MapRegion,
     ModelSpec,
     Optimization,
     OutputSlice,
@@ -31,7 +33,6 @@ from penstock.workers.backends.identity_cuda import IdentityCuda
 from penstock.workers.backends.on_device import DeviceWork
 from penstock.workers.devices.cuda import registration
 from penstock.workers.instances import make_instance
-from penstock.workers.on_gpu import planning
 from penstock.workers.on_gpu.lanes import Overlap
 
 EVERY_OVERLAP = [Overlap(False, False), Overlap(True, False), Overlap(False, True), Overlap(True, True)]
@@ -294,10 +295,63 @@ def test_requests_in_pinned_and_in_device_memory_share_a_batch() -> None:
 
 def test_a_request_across_the_border_of_what_is_pinned_at_once_is_copied_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registration, "CHUNK_BYTES", 8192)
-    monkeypatch.setattr(planning, "CHUNK_BYTES", 8192)
     with DeviceRig(simple()) as rig:
         done = rig.run(request(rig.memory, rows(6), 8192 - 4, 16384 - 4))
         assert (done.message, rig.memory.get(16384 - 4, "FP32", (2,)).tolist()) == ("", [6, 6])
+
+
+def test_a_region_that_begins_within_a_page_may_have_a_border_though_it_is_no_longer_than_a_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registration, "CHUNK_BYTES", 32768)
+    with DeviceRig(simple()) as rig:
+        memory = Memory(2)
+        rig.regions.map(MapRegion(2, 32768, 100), os.dup(memory.fd))
+        rig.memories.append(memory)
+        memory.put(32768 - 4, rows(6))
+        rig.run(Placement(1, [InputSlice(2, 32768 - 104, 8, [1, 2])], [memory.place(0, 0, 8)]))
+        assert memory.get(100, "FP32", (2,)).tolist() == [6, 6]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("host", ["Record", "MemcpyAsync", "Record", "kernel", "Record", "MemcpyAsync", "Record", "Query"] + ["Elapsed"] * 3),
+        ("device", ["Record", "kernel", "Record", "Query", "Elapsed"]),
+    ],
+)
+def test_a_request_that_comes_again_takes_no_more_calls_than_it_has_stages(
+    where: str, expected: list[str], simulated_cuda: SimulatedCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three intervals have four ends; where nothing is copied there is one interval, of computing."""
+    from cuda.bindings import runtime
+
+    calls: list[str] = []
+    names = {"cudaEventRecord": "Record", "cudaMemcpyAsync": "MemcpyAsync", "cudaEventQuery": "Query",
+             "cudaEventElapsedTime": "Elapsed", "cudaStreamWaitEvent": "Wait", "cudaStreamIsCapturing": "IsCapturing",
+             "cudaMemcpyBatchAsync": "Batch"}  # fmt: skip
+    for name, short in names.items():
+        monkeypatch.setattr(runtime, name, _noting(calls, short, getattr(runtime, name)))
+    backend = doubling(simulated_cuda)
+    with DeviceRig(simple(), backend) as rig:
+        memory: Any = rig.memory if where == "host" else rig.map_device()
+        placement = request(memory, rows(1), 256, 1024)
+        for _ in range(2):  # each slot plans it once
+            rig.run(placement)
+        backend.before = lambda work: calls.append("kernel")
+        calls.clear()
+        rig.submit(1, placement)
+        rig.device.synchronize()
+        assert rig.finished() == [1]
+        assert calls == expected
+
+
+def _noting(calls: list[str], short: str, function: Any) -> Any:
+    def noting(*arguments: Any) -> Any:
+        calls.append(short)
+        return function(*arguments)
+
+    return noting
 
 
 # --- staging ----------------------------------------------------------------------------------------------------------------
@@ -387,6 +441,42 @@ def test_pageable_memory_is_copied_from_and_to_directly_where_pinned_memory_is_n
         pageable = rig.map(Memory(2))
         assert copies(rig.run(request(pageable, rows(5)))) == {"h2d": (1, 8), "d2h": (1, 8)}
         assert pageable.get(OUT, "FP32", (2,)).tolist() == [5, 5]
+
+
+def test_many_copies_of_pageable_memory_are_made_singly(simulated_cuda: SimulatedCuda) -> None:
+    # Given more requests than are put in one by one, which would be a violation
+    with DeviceRig(simple(optimization=Optimization(pinned_inputs=False, pinned_outputs=False)), isolate=True) as rig:
+        simulated_cuda.simulation.fail("cudaHostRegister", "cudaErrorMemoryAllocation", lasts=True)
+        pageable, isolated = rig.map(Memory(2)), rig.map(Memory(3), sealed=False)
+        memories = [pageable, isolated] * 4
+        rig.run(*(request(memory, rows(at), at * 64, OUT + at * 64) for at, memory in enumerate(memories)))
+        found = [memory.get(OUT + at * 64, "FP32", (2,)).tolist() for at, memory in enumerate(memories)]
+        assert found == [[at, at] for at in range(8)]
+
+
+def test_staging_is_pageable_where_no_more_memory_is_pinned(
+    simulated_cuda: SimulatedCuda, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with DeviceRig(simple(), isolate=True) as rig:
+        simulated_cuda.simulation.fail("cudaHostAlloc", "cudaErrorMemoryAllocation", lasts=True)
+        isolated = rig.map(Memory(2), sealed=False)
+        for _ in range(3):
+            rig.run(*(request(isolated, rows(at), at * 64, OUT + at * 64) for at in range(6)))
+            assert [isolated.get(OUT + at * 64, "FP32", (1,))[0] for at in range(6)] == [0, 1, 2, 3, 4, 5]
+        assert capsys.readouterr().err.count("bytes of host memory are not pinned") == 4  # each slot, each way
+
+
+def test_what_lives_for_one_request_is_staged_not_pinned_and_no_warning_is_due(
+    simulated_cuda: SimulatedCuda, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with DeviceRig(simple()) as rig:
+        inline = Memory(2)
+        rig.memories.append(inline)
+        rig.regions.map(MapRegion(2, inline.byte_size, single_use=True), os.dup(inline.fd))
+        assert not simulated_cuda.simulation.is_registered(rig.regions[2].address)
+        done = rig.run(Placement(1, [inline.put(0, rows(7))], [rig.memory.place(0, OUT, 8)]))
+        assert copies(done) == {"gather": (1, 8), "h2d": (1, 8), "d2h": (1, 8)}
+        assert (rig.memory.get(OUT, "FP32", (2,)).tolist(), capsys.readouterr().err) == ([7, 7], "")
 
 
 # --- outputs that need the host ----------------------------------------------------------------------------------------------
@@ -663,13 +753,22 @@ def test_no_memory_on_the_device_fails_the_batch_that_needs_it(simulated_cuda: S
         assert rig.memory.get(OUT, "FP32", (2,)).tolist() == [3, 3]
 
 
-def test_an_error_that_is_known_only_when_the_batch_should_have_ended_fails_it_alone(simulated_cuda: SimulatedCuda) -> None:
+@pytest.mark.parametrize("call", ["cudaEventQuery", "cudaEventSynchronize"])
+def test_where_the_device_cannot_be_waited_for_no_batch_is_taken_to_be_over(call: str, simulated_cuda: SimulatedCuda) -> None:
     with DeviceRig(simple()) as rig:
-        rig.submit(1, request(rig.memory, rows(1)))
-        rig.submit(2, request(rig.memory, rows(2), 8, OUT + 8))
-        simulated_cuda.simulation.fail("cudaEventQuery", "cudaErrorUnknown")
-        assert [(each.batch.batch, each.report.code) for each in rig.runner.finished()] == [(1, "INTERNAL")]
-        assert rig.drained()[2].message == ""
+        for number in (1, 2):
+            rig.submit(number, request(rig.memory, rows(number), number * 8, OUT + number * 8))
+        simulated_cuda.simulation.fail(call, "cudaErrorUnknown")
+        # Given an error that says nothing of what the device does, then memory that it may write to is given to nobody
+        with pytest.raises(CudaError, match="cudaErrorUnknown") as raised:
+            rig.finished() if call == "cudaEventQuery" else rig.drained()
+        assert rig.runner.in_flight == 2
+        # And both batches have failed of it, as far as can be waited for with the device through with them
+        simulated_cuda.simulation.fail("cudaStreamSynchronize", "cudaErrorUnknown")
+        lost = rig.runner.lose(raised.value)
+        assert [(each.batch.batch, each.report.fault) for each in lost] == [(1, "machine"), (2, "machine")]
+        assert rig.runner.in_flight == 0
+        rig.device.synchronize()
 
 
 # --- regions ----------------------------------------------------------------------------------------------------------------

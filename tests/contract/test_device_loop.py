@@ -164,6 +164,20 @@ def test_a_context_that_is_lost_while_a_batch_comes_in_or_ends_is_the_same(
     assert worker.end()[0] == 3
 
 
+@pytest.mark.parametrize("cause", ["cudaErrorUnknown", "cudaErrorNoDevice"])
+def test_a_worker_that_cannot_wait_for_its_device_any_more_says_so_and_ends(
+    make: Make, cause: str, simulated_cuda: SimulatedCuda
+) -> None:
+    # Given errors that are not known to lose the context, of every way to wait
+    simulated_cuda.forgive()
+    worker = make(fail=f"cudaEventQuery:1+:{cause},cudaStreamSynchronize:2+:{cause}")
+    worker.start(pair())
+    send(worker, 0)
+    assert cause in worker.receive().message
+    status, said = worker.end()
+    assert (status, "the GPU's context is lost" in said) == (3, True)
+
+
 def test_descriptors_travel_with_reports_and_none_stays(make: Make) -> None:
     worker = make()
     worker.start(pair())
@@ -267,6 +281,18 @@ def test_a_sleeper_is_woken_by_the_lane_that_ends_first(simulated_cuda: Simulate
         waiter.close()
         for event in events:
             event.close()
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_sleeper_is_woken_though_its_thread_cannot_use_the_device(simulated_cuda: SimulatedCuda) -> None:
+    ours, theirs = os.pipe()
+    with Device(0, blocking=True) as device, Stream(device) as stream, Event() as event:
+        waiter = Waiter(ours, device)
+        event.record(stream)
+        simulated_cuda.simulation.fail("cudaSetDevice", "cudaErrorUnknown")
+        waiter.sleep([(0, event)], listens=False)  # whoever asks the event then hears what is wrong
+        waiter.close()
     os.close(ours)
     os.close(theirs)
 

@@ -85,6 +85,18 @@ def test_regions_of_one_allocation_share_what_is_opened(table: RegionTable, expo
     assert bytes_at(table[3].address, 2).tolist() == [7, 7]
 
 
+def test_memory_that_went_with_a_lost_context_is_let_go_of_without_a_word(
+    simulated_cuda: SimulatedCuda,
+) -> None:
+    with Device(0, blocking=True) as device, Exporter(SimulatedRig(simulated_cuda)) as exporter:
+        table = RegionTable(device=device)
+        table.map(of_handle(1, exporter.allocate(SIZE, 7)), -1)
+        table.map(MapRegion(2, 8192), create_memfd("pinned", 8192))
+        simulated_cuda.simulation.fail("cudaIpcCloseMemHandle", "cudaErrorIllegalAddress")
+        table.close()
+        assert (1 in table, 2 in table) == (False, False)
+
+
 @pytest.mark.parametrize(("byte_size", "offset"), [(SIZE + 1, 0), (SIZE, 1), (1, SIZE)])
 def test_a_region_must_lie_within_its_allocation(table: RegionTable, exporter: Exporter, byte_size: int, offset: int) -> None:
     """Given more bytes than there are, first alone and then beside a good region, then that one alone is of use."""

@@ -72,8 +72,8 @@ FAULTS = (
     Fault(
         "copies are captured by one call",
         f"{DEVICES}copies.py",
-        "self._batched is not None and not self._is_captured(self._stream)[1]:",
-        "self._batched is not None:",
+        "if is_many and not self._is_captured(self._stream)[1]:",
+        "if is_many:",
         (f"{GRAPHS}test_many_copies_can_be_captured",),
     ),
     Fault(
@@ -100,7 +100,7 @@ FAULTS = (
     Fault(
         "a copy may cross the border of two chunks",
         f"{DEVICES}registration.py",
-        "        if len(self._chunks) == 1:",
+        "        if not self.is_divided:",
         "        if self._chunks:",
         (f"{MEMORY}test_much_memory_is_registered_in_chunks",),
     ),

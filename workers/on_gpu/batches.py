@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from time import monotonic_ns
 from typing import NamedTuple
 
-from ...ipc.cuda import CudaError
-from ...ipc.errors import PenstockError
+from ...ipc.errors import MachineError, PenstockError
 from ...ipc.messages import Batch, BatchDone, ModelSpec
 from ..backends.on_device import DeviceBackend
 from ..batches import as_error, failed, naming_the_model, report_of
@@ -37,8 +37,9 @@ class Ended(NamedTuple):
 class DeviceRunner:
     """Executes batches of one model on the lanes of one worker.
 
-    What loses the context (CudaError.is_sticky) is raised by whichever call meets it; `lose` then says what became of the
-    batches in flight. Everything else that goes wrong costs batches or requests, and is in their reports.
+    What loses the context (CudaError.is_sticky) is raised by whichever call meets it, and so is what keeps this from waiting
+    for the device; `lose` then says what became of the batches in flight. Everything else that goes wrong costs batches or
+    requests, and is in their reports.
     """
 
     def __init__(
@@ -141,19 +142,22 @@ class DeviceRunner:
         self._placements.forget_region(number)
         self._reach.forget(number)
 
-    def lose(self, error: CudaError) -> list[Ended]:
+    def lose(self, error: MachineError) -> list[Ended]:
         """The context is lost: every batch in flight has failed of it, and no other will ever be executed."""
         lost = [Ended(flight.batch, failed(flight.batch, flight.begun_ns, error), []) for flight in self._flights.values()]
-        self.close()
+        with suppress(MachineError):  # as far as can still be waited for, the device is through with their memory
+            self.close()
         return lost
 
     def close(self) -> None:
         """Waits for the streams, answers nobody, and lets go of all memory but the lanes'. Idempotent."""
-        self._executor.close()
-        for flight in self._flights.values():
-            flight.close()
-        self._flights.clear()
-        self._placements.clear()
+        try:
+            self._executor.close()
+        finally:
+            for flight in self._flights.values():
+                flight.close()
+            self._flights.clear()
+            self._placements.clear()
 
     def _job(self, encoded: bytes) -> Job | PenstockError:
         try:

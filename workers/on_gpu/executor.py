@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Executes jobs on the lanes of one worker: planned, put into a lane's streams, and finished when the device is through.
 
-What loses the context (CudaError.is_sticky) is raised by whichever call meets it. Everything else that goes wrong is the error
-of an execution, or of one of its jobs.
+What loses the context (CudaError.is_sticky) is raised by whichever call meets it, and so is every error of waiting for the
+device: whether it is through with some memory cannot be known after that. Everything else that goes wrong is the error of an
+execution, or of one of its jobs.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Executor:
     def ended(self) -> Sequence[Execution]:
         """The executions that have ended since this was asked last; waits for nothing."""
         for lane in self._lanes:
-            while lane.running and self._is_over(lane.running[0]):
+            while lane.running and lane.running[0].last.is_done():
                 self._end(lane)
         if not self._ended:
             return ()
@@ -107,9 +108,10 @@ class Executor:
         except CudaError as error:
             if not error.is_sticky:  # when the context is lost, nothing runs any more
                 raise
-        for lane in self._lanes:
-            lane.running.clear()
-        self._ended.clear()
+        finally:
+            for lane in self._lanes:
+                lane.running.clear()
+            self._ended.clear()
 
     # --- in --------------------------------------------------------------------------------------------------------------
 
@@ -137,20 +139,9 @@ class Executor:
 
     # --- out -------------------------------------------------------------------------------------------------------------
 
-    def _is_over(self, execution: Execution) -> bool:
-        try:
-            return execution.last.is_done()
-        except CudaError as error:
-            execution.error = execution.error or _unless_lost(error)
-            return True
-
     def _wait(self, lane: DeviceLane) -> None:
         """Waits for the oldest execution of a lane, and ends it."""
-        execution = lane.running[0]
-        try:
-            execution.last.synchronize()
-        except CudaError as error:
-            execution.error = execution.error or _unless_lost(error)
+        lane.running[0].last.synchronize()
         self._end(lane)
 
     def _end(self, lane: DeviceLane) -> None:

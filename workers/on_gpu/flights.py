@@ -82,7 +82,7 @@ class Execution:
         """What the device took to copy in, to compute, and to copy out; it is through."""
         marks = self.slot.marks
         return (
-            marks.copied_in.ns_since(marks.begun),
+            marks.copied_in.ns_since(marks.begun) if self.plan is not None and self.plan.inward else 0,
             marks.computed.ns_since(self.starting),
             0 if self.last is marks.computed else self.last.ns_since(self.output_from),
         )

@@ -50,16 +50,19 @@ class CopyRefusedError(Exception):
 
 
 class Marks:
-    """The events of a slot; which of them an execution uses depends on its streams."""
+    """The events of a slot; which of them an execution uses depends on its streams.
+
+    Only the last two are ever waited for. An event that a thread may sleep for costs an interrupt each time.
+    """
 
     __slots__ = ("begun", "computed", "copied_in", "copying_out", "ended", "starting")
 
     def __init__(self) -> None:
-        self.begun = Event(timed=True, blocking=True)
-        self.copied_in = Event(timed=True, blocking=True)
-        self.starting = Event(timed=True, blocking=True)
+        self.begun = Event(timed=True)
+        self.copied_in = Event(timed=True)
+        self.starting = Event(timed=True)
+        self.copying_out = Event(timed=True)
         self.computed = Event(timed=True, blocking=True)
-        self.copying_out = Event(timed=True, blocking=True)
         self.ended = Event(timed=True, blocking=True)
 
     def __repr__(self) -> str:
@@ -67,7 +70,7 @@ class Marks:
 
     def close(self) -> None:
         """Gives the events back. Idempotent."""
-        for event in (self.begun, self.copied_in, self.starting, self.computed, self.copying_out, self.ended):
+        for event in (self.begun, self.copied_in, self.starting, self.copying_out, self.computed, self.ended):
             event.close()
 
 
@@ -143,16 +146,18 @@ class DeviceLane:
         is_behind = bool(self.running)
         self.running.append(execution)
         marks, stream = execution.slot.marks, self.lane.stream
-        if is_behind and self._copy_in is not stream:
+        if not plan.inward:
+            marks.copied_in.record(stream)
+        elif is_behind and self._copy_in is not stream:
             marks.begun.record(self._copy_in)
-            _put(plan.inward, self._copy_in)
+            _put(plan.inward, self._copy_in, execution.slot.inward)
             marks.copied_in.record(self._copy_in)
             stream.wait(marks.copied_in)
             marks.starting.record(stream)
             execution.starting = marks.starting
         else:
             marks.begun.record(stream)
-            _put(plan.inward, stream)
+            _put(plan.inward, stream, execution.slot.inward)
             marks.copied_in.record(stream)
         results = backend.enqueue(plan.work)
         marks.computed.record(stream)
@@ -168,7 +173,7 @@ class DeviceLane:
             marks.copying_out.record(stream)
             execution.output_from = marks.copying_out
         execution.last = marks.ended
-        _put(outward, stream)
+        _put(outward, stream, execution.slot.outward)
         marks.ended.record(stream)
 
     def give_up(self, execution: Execution, error: BaseException) -> None:
@@ -201,11 +206,11 @@ class DeviceLane:
         self._held.close()
 
 
-def _put(copies: Sequence[Copy], stream: Stream) -> None:
-    if copies:
-        try:
-            copy_all(copies, stream)
-        except CudaError as error:
-            if error.is_sticky:
-                raise
-            raise CopyRefusedError(error) from error
+def _put(copies: Sequence[Copy], stream: Stream, staging: Staging) -> None:
+    """Where staging is pageable, so are regions that nobody pinned, which are copied without it."""
+    try:
+        copy_all(copies, stream, is_pinned=staging.is_pinned)
+    except CudaError as error:
+        if error.is_sticky:
+            raise
+        raise CopyRefusedError(error) from error

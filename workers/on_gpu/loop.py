@@ -16,8 +16,7 @@ from contextlib import suppress
 from time import monotonic_ns
 
 from ...ipc.codec import BadMessage
-from ...ipc.cuda import CudaError
-from ...ipc.errors import BrokerError, Code
+from ...ipc.errors import BrokerError, Code, MachineError
 from ...ipc.local import LocalLink
 from ...ipc.messages import Batch, BatchDone, ToWorker
 from ..devices.cuda import Device, Event
@@ -54,9 +53,9 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        self._device.use()
         while (event := self._orders.get()) is not None:
-            with suppress(CudaError):  # whoever asks the event then hears the same, in the thread that can act on it
+            with suppress(MachineError):  # whoever asks the event then hears the same, in the thread that can act on it
+                self._device.use()
                 event.synchronize()
             self.event = None
             self._announce()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -126,11 +127,13 @@ class Staging:
     """Host memory of one slot, through which goes what the GPU cannot reach.
 
     The slots of a lane are used in turn, so that their parts make a ring: each is used again when its batch has ended. It
-    grows by blocks of twice the size of the last, at most LARGEST_STEP_BYTES unless one tensor takes more.
+    grows by blocks of twice the size of the last, at most LARGEST_STEP_BYTES unless one tensor takes more. What the machine
+    does not pin is pageable, and only slower.
     """
 
     def __init__(self, is_pinned: bool) -> None:
-        self._is_pinned = is_pinned
+        #: whether all of it is; False from the first refusal on
+        self.is_pinned = is_pinned
         self._buffers: list[PinnedBuffer] = []
         self._blocks: list[Octets] = []
         #: the block that is being filled, and how far
@@ -138,7 +141,7 @@ class Staging:
         self._end = 0
 
     def __repr__(self) -> str:
-        kind = "pinned" if self._is_pinned else "pageable"
+        kind = "pinned" if self.is_pinned else "pageable"
         return f"<Staging {len(self._blocks)} {kind} blocks, {sum(block.size for block in self._blocks)} bytes>"
 
     @property
@@ -175,16 +178,28 @@ class Staging:
     def check_invariants(self) -> None:
         """Raises AssertionError when more is taken than there is."""
         assert self._at <= len(self._blocks), repr(self)
-        assert len(self._buffers) == (len(self._blocks) if self._is_pinned else 0), repr(self)
+        assert len(self._buffers) == len(self._blocks) or not self.is_pinned, repr(self)
 
     def _more(self, byte_size: int) -> Octets:
         last = self._blocks[-1].size if self._blocks else FIRST_BLOCK_BYTES // 2
         capacity = max(min(2 * last, LARGEST_STEP_BYTES), byte_size)
-        if self._is_pinned:
-            buffer = PinnedBuffer(capacity)
-            self._buffers.append(buffer)
-            block = buffer.array
-        else:
+        block = self._pinned(capacity) if self.is_pinned else None
+        if block is None:
             block = np.empty(capacity, np.uint8)
         self._blocks.append(block)
         return block
+
+    def _pinned(self, capacity: int) -> Octets | None:
+        """None where the machine has no more memory that can be pinned; from then on it is not asked again."""
+        try:
+            buffer = PinnedBuffer(capacity)
+        except CudaError as error:
+            if error.is_sticky:
+                raise
+            sys.stderr.write(
+                f"warning: {capacity} bytes of host memory are not pinned, and so copied slower: {error.message}\n"
+            )
+            self.is_pinned = False
+            return None
+        self._buffers.append(buffer)
+        return buffer.array

@@ -136,7 +136,7 @@ class DeviceOutputs:
             to, source = way.address + offset, result.address + start
             if size and to != source:
                 copy = Copy(to, source, size)
-                copies += self._reach.copies(number, copy) if way.is_long else (copy,)
+                copies += self._reach.copies(number, copy) if way.is_divided else (copy,)
                 account.copied(way.outward, 1, size)
         return copies
 

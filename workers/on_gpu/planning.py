@@ -15,7 +15,6 @@ from ...ipc.tensors import FLOATING, ITEM_BYTES, byte_size, elements
 from ..account import Account
 from ..backends.on_device import ALIGNMENT, DeviceBackend, DeviceTensor, DeviceWork
 from ..devices.cuda import Copy
-from ..devices.cuda.registration import CHUNK_BYTES
 from ..inputs import Job, spans_of
 from ..packing import Run, Span, is_one_run, merge
 from ..placements import PlacementCache
@@ -46,8 +45,8 @@ class Way(NamedTuple):
     writes: bool
     inward: str
     outward: str
-    #: longer than what is pinned at once, so that a copy may have to be made in pieces
-    is_long: bool
+    #: pinned in more than one piece, so that a copy may have to be made in pieces too
+    is_divided: bool
 
 
 class Reach:
@@ -82,7 +81,7 @@ class Reach:
                 straight or (pageable and not self._pinned_outputs),
                 "d2d" if on_device else "h2d",
                 "d2d" if on_device else "d2h",
-                isinstance(region, MappedRegion) and region.byte_size > CHUNK_BYTES,
+                isinstance(region, MappedRegion) and region.registration is not None and region.registration.is_divided,
             )
         return way
 
@@ -91,20 +90,19 @@ class Reach:
         self.known.pop(number, None)
 
     def copies(self, number: int, copy: Copy) -> Sequence[Copy]:
-        """A copy from or to a long region, in pieces that CUDA takes."""
+        """A copy from or to a region that is pinned in pieces, in pieces that CUDA takes."""
         region = self._regions[number]
-        assert isinstance(region, MappedRegion), "no other is long"
-        return [copy] if region.registration is None else region.registration.divided([copy])
+        assert isinstance(region, MappedRegion) and region.registration is not None, "no other is"
+        return region.registration.divided([copy])
 
     def stages(self, number: int) -> Region:
         """The region, of which bytes go through staging."""
         region = self._regions[number]
-        if not self._has_warned:
+        if region.unpinned and not self._has_warned:  # that of one request alone is not meant to be
             self._has_warned = True
-            why = region.unpinned or "it is not pinned"
             sys.stderr.write(
                 f"warning: region {number}, and perhaps others, goes through memory of this worker, which costs one more copy "
-                f"of each tensor, by the CPU: {why}\n"
+                f"of each tensor, by the CPU: {region.unpinned}\n"
             )
         return region
 
@@ -184,7 +182,7 @@ class Planner:
             account.copied(way.inward, 1, size)
             if way.reads:
                 copy = Copy(to + start, way.address + offset, size)
-                inward += self._reach.copies(number, copy) if way.is_long else (copy,)
+                inward += self._reach.copies(number, copy) if way.is_divided else (copy,)
                 continue
             content = slot.inward.take(size)
             try:

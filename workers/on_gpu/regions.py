@@ -111,7 +111,11 @@ class Allocations:
         opened.regions -= 1
         if not opened.regions:
             del self._opened[handle]
-            cuda.close_ipc(opened.address)
+            try:
+                cuda.close_ipc(opened.address)
+            except cuda.CudaError as error:
+                if not error.is_sticky:  # when the context is lost, what was open in it is not any more
+                    raise
 
     def _open(self, message: MapRegion) -> _Opened:
         if message.pid == os.getpid():

@@ -128,6 +128,14 @@ def test_workers_that_mapped_a_region_are_told_once_when_it_is_closed(
     assert third.mapped == {other.number: other}
 
 
+def test_workers_are_told_what_one_request_alone_has(registry: RegionRegistry) -> None:
+    region = registry.add("(inline)", "inline", os.memfd_create("inline"), 0, 64, True)
+    told, instance = worker()
+    registry.map_into(region, instance)
+    assert told.told() == [MapRegion(region.number, 64, single_use=True)]
+    registry.retire(region)
+
+
 def test_a_dead_worker_is_told_nothing(registry: RegionRegistry, add: Callable[..., Region]) -> None:
     region = add()
     (dead, instance), (living, other) = worker(), worker()

@@ -33,13 +33,15 @@ class CopyKind(Enum):
     WITHIN_DEVICE = "cudaMemcpyDeviceToDevice"
     ANY = "cudaMemcpyDefault"  # CUDA looks at the addresses
 
+    __hash__ = object.__hash__  # Enum's own is a call of Python for each copy; members are single objects
 
-def copy_all(copies: Sequence[Copy], stream: Stream, kind: CopyKind = CopyKind.ANY) -> None:
+
+def copy_all(copies: Sequence[Copy], stream: Stream, kind: CopyKind = CopyKind.ANY, is_pinned: bool = True) -> None:
     """Puts copies into a stream, in no order among themselves: none may write what another reads or writes.
 
-    Host memory is pinned. Fewer than BATCHED_FROM may use other memory: it is read and written before this returns.
+    Host memory is pinned, unless `is_pinned` is False: then it is read, and written, before this returns.
     """
-    stream.copying.put(copies, kind)
+    stream.copying.put(copies, kind, is_pinned)
 
 
 def fill_zero(address: int, byte_size: int, stream: Stream) -> None:
@@ -80,8 +82,10 @@ class Copying:
         """Whether many copies are put in by one call."""
         return self._batched is not None
 
-    def put(self, copies: Sequence[Copy], kind: CopyKind) -> None:
-        if len(copies) >= BATCHED_FROM and self._batched is not None and not self._is_captured(self._stream)[1]:
+    def put(self, copies: Sequence[Copy], kind: CopyKind, is_pinned: bool = True) -> None:
+        """See copy_all. Of pageable memory in a batch CUDA does not say when it is read: that is copied singly."""
+        is_many = len(copies) >= BATCHED_FROM and self._batched is not None and is_pinned
+        if is_many and not self._is_captured(self._stream)[1]:
             self._put_batched(copies, kind)
         else:
             self._put_singly(copies, kind)

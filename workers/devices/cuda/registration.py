@@ -47,9 +47,14 @@ class HostRegistration(Owner):
         chunks = f"{len(self._chunks)} chunk{'s' if len(self._chunks) != 1 else ''}"
         return f"<HostRegistration of {self.byte_size} bytes at {self.address:#x}, {chunks}{self._state()}>"
 
+    @property
+    def is_divided(self) -> bool:
+        """Whether it has more than one chunk, so that a copy may have to be divided."""
+        return len(self._chunks) > 1
+
     def divided(self, copies: Sequence[Copy]) -> Sequence[Copy]:
         """The same copies, none across the border of two chunks: CUDA takes a copy within one registration only."""
-        if len(self._chunks) == 1:
+        if not self.is_divided:
             return copies
         return [piece for copy in copies for piece in self._pieces(copy)]
 
