@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..ipc.codec import FrameDecoder
 from ..ipc.errors import PenstockError
 from ..ipc.local import LinkClosed, LocalLink, LocalListener
-from ..ipc.messages import BatchDone, FromClient, Loaded, LoadFailed, Ready
+from ..ipc.messages import FromClient, FromWorker
 from ..ipc.zeromq import RouterDoor, RouterPeer
 from .event_loop import READ, WRITE, EventLoop
 from .farewells import Farewells
@@ -26,7 +26,7 @@ log = logging.getLogger("penstock.broker")
 RETRY_NS = 5_000_000
 """ZeroMQ does not say when one peer's full pipe has room again, so those peers are tried again after this long."""
 
-FromAnyone = FromClient | BatchDone | Loaded | LoadFailed | Ready
+FromAnyone = FromClient | FromWorker
 """A local connection says in its Hello whether it is a client or a worker."""
 
 

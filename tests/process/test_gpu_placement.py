@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +147,34 @@ def test_a_request_goes_to_the_gpu_that_its_memory_is_on(tmp_path: Path, machine
             CallerError, match=f"model 'zero' runs on {near.uuid} and cannot reach region 'far', CUDA memory on"
         ):
             client.infer("zero", {"x": far.tensor("FP32", [1, 2])})
+
+
+def test_a_worker_attached_by_hand_serves_host_and_cuda_memory(tmp_path: Path, machine: SimulatedCuda) -> None:
+    add_model(tmp_path / "models", "kind: KIND_GPU gpus: 1")
+
+    with (
+        RunningBroker(tmp_path, tmp_path / "models", command="broker") as broker,
+        broker.client("local") as client,
+        CudaRegion.allocate("there", 4096, device=1) as region,
+    ):
+        command = [sys.executable, "-m", "penstock.clients.cli", "worker", "echo", "--connect", broker.addresses["local"]]
+        worker = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        try:
+            # Given a worker that finds its GPU among all that it sees
+            eventually(lambda: client.is_ready("echo"), 20.0, "the worker is attached")
+            (row,) = instances(client)
+            assert (row["pid"], row["gpu"]["ordinal"], row["state"]) == (worker.pid, 1, "ready")
+
+            # When it is told of memory on the host, which it pins, and on its GPU, which it opens, and says so
+            answers(client, 8)
+            client.register(region)
+            region.write(np.arange(2, dtype=np.float32).reshape(1, 2))
+            client.infer("echo", {"x": region.tensor("FP32", [1, 2])}, {"y": region.tensor("FP32", [1, 2], 2048)})
+            assert region.read(2048, np.float32, (1, 2)).tolist() == [[0, 1]]
+
+            # Then it is still the same worker, which gives the memory back
+            client.unregister("there")
+            assert [row["pid"] for row in instances(client)] == [worker.pid]
+        finally:
+            worker.kill()
+            worker.wait()
