@@ -51,12 +51,14 @@ class Losses:
             self.crashed(instance.name, instance.model, ModelError(reason))
         else:
             self._perhaps_down(instance.model, reason)
+            self.gpus_lost(instance.model)
 
     def released(self, model: ServedModel) -> None:
         """A worker that was not wanted any more is gone. With those that are wanted given up, it may have been the last."""
         if model.accepts:
             reasons = dict.fromkeys(error.message for error in model.lost.values())
             self._perhaps_down(model, "; ".join(reasons) or "no instance is left")
+            self.gpus_lost(model)
 
     def crashed(self, name: str, model: ServedModel, error: PenstockError) -> None:
         """An instance died, or its process could not be started: it is tried again, but not for ever."""
@@ -83,7 +85,7 @@ class Losses:
 
     def gpus_lost(self, model: ServedModel) -> None:
         """Tells the scheduler on which GPUs the model, which is served on several devices, has no instance and gets none."""
-        if len(model.config.devices) < 2:  # then the model is lost, or nothing is
+        if not model.is_added or len(model.config.devices) < 2:  # then the model is lost, or nothing is
             return
         for gpu in model.config.devices - {instance.plan.gpu for instance in model.instances} - {NO_GPU}:
             names = {worker.name for worker in model.config.workers() if worker.gpu == gpu}
@@ -95,8 +97,7 @@ class Losses:
     def _give_up(self, name: str, model: ServedModel, error: PenstockError) -> None:
         model.lost[name] = error
         self._perhaps_down(model, error.message)
-        if model.is_added:
-            self.gpus_lost(model)
+        self.gpus_lost(model)
         self.no_longer_awaited(name, model)
 
     def _perhaps_down(self, model: ServedModel, reason: str) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from msgspec import Raw
-from scripted import CONFIG, ROW_BYTES, ScriptedBroker, link_of
+from scripted import CONFIG, ROW_BYTES, ScriptedBroker, ScriptedLink, link_of
 
 from penstock.ipc.codec import encode
 from penstock.ipc.gpus import GpuInfo, Gpus
@@ -17,6 +17,7 @@ from penstock.ipc.messages import (
     BatchDone,
     Failed,
     Gpu,
+    Hello,
     Infer,
     InputTensor,
     LoadFailed,
@@ -269,6 +270,47 @@ def test_an_instance_that_was_given_up_before_the_first_was_ready_counts_too() -
         on_gpu(broker, session, U[1])
 
         assert refusals(session) == [f"model 'echo': it has no instance on GPU 1 ({U[1]}): cudaMalloc failed"]
+
+
+def test_a_gpu_that_a_smaller_model_leaves_to_an_instance_that_was_given_up_is_lost() -> None:
+    """Given two instances on each GPU, one of which failed, when the other of its GPU is not wanted any more."""
+    with serving("{ kind: KIND_GPU count: 2 }") as broker:
+        given_up = [process.name for process in broker.processes].index("echo_0_0_gpu1")
+        broker.core.receive_from_worker(broker.instance(given_up), [LoadFailed("cudaMalloc failed")])
+        broker.die(given_up)
+        broker.start(*(at for at in range(4) if at != given_up))
+        session = broker.client()
+        broker.disk.write(config("{ kind: KIND_GPU count: 1 }"))
+        broker.core.loads.load(_order(), lambda _error: None)
+        on_gpu(broker, session, U[1])
+        for position, process in enumerate(broker.processes):
+            if process.link.take(Stop):
+                broker.die(position)
+
+        # Then what waits for it fails, and what comes is refused
+        on_gpu(broker, session, U[1])
+        why = f"model 'echo': it has no instance on GPU 1 ({U[1]}): cudaMalloc failed"
+        assert refusals(session) == [why, why]
+
+
+def test_a_gpu_whose_only_instance_was_attached_by_hand_is_lost_with_it() -> None:
+    """Given the instance of GPU 0 was given up, and one attached in its place, when that leaves."""
+    with serving("{ kind: KIND_GPU }") as broker:
+        broker.core.receive_from_worker(broker.instance(0), [LoadFailed("cudaMalloc failed")])
+        broker.die(0)
+        broker.start(1)
+        session, by_hand = broker.client(), broker.core.reception.open(ScriptedLink(), broker.client().peer, takes_fds=True)
+        broker.say(by_hand, Hello(bytes(16), role="worker", name="echo"))
+        broker.start(2)
+        on_gpu(broker, session, U[0])
+        broker.finish(broker.batches(2)[0], 2)
+        link_of(session).take()
+
+        on_gpu(broker, session, U[0])
+        broker.die(2)
+        on_gpu(broker, session, U[0])
+
+        assert [text.partition(":")[0] for text in refusals(session)] == ["model 'echo'"] * 2
 
 
 def test_a_model_whose_devices_change_is_loaded_anew() -> None:
