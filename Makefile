@@ -49,7 +49,7 @@ bench: $(INSTALLED)
 
 # Installs nothing and uses no .venv: a machine with a GPU has its packages, and perhaps no network.
 gpu-check:
-	@"$(if $(filter file,$(origin PYTHON)),python3,$(PYTHON))" bench/gpu_check.py $(if $(WHEELS),--wheels "$(WHEELS)")
+	@"$(if $(filter file,$(origin PYTHON)),python3,$(PYTHON))" bench/gpu_check.py $(if $(WHEELS),--wheels "$(WHEELS)") $(if $(RESULTS),--results "$(RESULTS)")
 
 mutants: $(INSTALLED) $(TORCH)
 	$(BIN)/python tests/mutants/run.py

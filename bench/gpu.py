@@ -8,9 +8,13 @@ before and verified after. `make gpu-check` runs this after the tests; what must
     gpu.py --rehearse                        on the simulation of the tests, at tiny sizes: to see that it runs. Nothing else.
 
 `floors`: a chain of small kernels one by one and as a graph, copies, waits, pinning, IPC. `latency`: one request after the
-other; beyond_infer is what is left without the model's own time, beyond_raw what the raw loop does not need. `throughput`: a
-model of small kernels as 1 to 3 processes, with MPS, and as lanes. `full_load`: one instance kept busy, against the raw loop
-kept busy. `regions`: what a client pays for a new one. `memory`: what each worker holds of the GPU.
+other; beyond_infer is what is left without the model's own time, beyond_raw what the raw loop does not need. `full_load`: one
+instance kept busy, against the raw loop kept busy. `throughput`: a model of small kernels as 1 to 3 processes, with MPS, and
+as lanes. `overlap`: copies in streams of their own, and not. `regions`: what a client pays for a new one. `memory`: what each
+worker holds of the GPU.
+
+A part that fails, or for which no time is left, is named with the reason, and costs the others nothing. JSON and table are
+written anew after each part: what ends this early leaves what was measured until then.
 """
 
 from __future__ import annotations
@@ -21,20 +25,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-from measurement import Row, alternate, machine, median_row
-from on_gpu import models, report, served
-from on_gpu.raw import inputs_of
-from server import serving
+from measurement import Row, machine
+from on_gpu import models, report
+from on_gpu.questions import SHARED, full_load, latency, regions, say, sharing
+from on_gpu.raw_side import Raw
+from on_gpu.scale import Scale
+from server import Server, serving
 
 from penstock.clients import Client
 from penstock.ipc.errors import PenstockError
@@ -43,162 +46,7 @@ from penstock.workers.survey import survey
 
 HERE = Path(__file__).resolve().parent
 BUDGET_S = 280.0
-LOAD_S, FLOORS_S = 90.0, 90.0
-KEPT_BUSY_BATCHES = (8, 64)
-IN_FLIGHT_PER_INSTANCE = 4
-REGISTERED_BYTES = 64 << 20
-#: entry of the repository -> what the table calls it, instances, whether MPS is on
-SHARED = {
-    "chain_1": ("one process", 1), "chain_2": ("processes", 2), "chain_3": ("processes", 3), "chain_lanes_2": ("lanes", 2),
-    "chain_lanes_3": ("lanes", 3),
-}  # fmt: skip
-
-
-class Scale:
-    """How much is measured. A rehearsal is as small as can be."""
-
-    def __init__(self, is_rehearsal: bool, budget_s: float) -> None:
-        self.is_rehearsal = is_rehearsal
-        self.ends = time.monotonic() + budget_s
-        self.rounds, self.seconds = (1, 0.02) if is_rehearsal else (3, 0.2)
-        self.batches = (1,) if is_rehearsal else (1, 8, 64)
-        self.full_batches = (1,) if is_rehearsal else KEPT_BUSY_BATCHES
-        self.registered_bytes = 4 << 20 if is_rehearsal else REGISTERED_BYTES
-        #: what there was no time for, or could not be had, each with the reason
-        self.left_out: list[str] = []
-        self.has_failed = False
-
-    def attempt(self, what: str, needed_s: float, measure: Callable[[], list[Row]]) -> list[Row]:
-        """The rows of one part of the whole; none where there is no time, or where it fails, which costs the others nothing."""
-        if not self.is_rehearsal and time.monotonic() + needed_s > self.ends:
-            self.left_out.append(f"{what}: no time was left")
-            return []
-        signal.setitimer(signal.ITIMER_REAL, 4 * needed_s)
-        try:
-            return measure()
-        except Exception as error:  # noqa: BLE001 - see above
-            traceback.print_exc()
-            self.has_failed = True
-            self.left_out.append(f"{what}: {type(error).__name__}: {error}")
-            return []
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-class Expected(NamedTuple):
-    """How the raw side computes a batch size, and what comes out for the inputs of `inputs_of`."""
-
-    mode: str
-    outputs: list[served.Array]
-
-
-class Raw:
-    """The raw side of one network, in a process of its own. A context manager."""
-
-    def __init__(self, network: models.Network, folder: Path) -> None:
-        command = [sys.executable, str(HERE / "on_gpu" / "raw.py"), network.name, str(folder / network.file)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.network = network
-        #: batch size -> what is known of it
-        self._prepared: dict[int, Expected] = {}
-
-    def __enter__(self) -> Raw:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate()  # end of file ends it
-
-    def prepare(self, batch: int) -> Expected:
-        """Makes it ready for a batch size."""
-        if batch not in self._prepared:
-            said = self._ask("prepare", batch, 0)
-            self._prepared[batch] = Expected(said["mode"], [np.array(outputs, np.float32) for outputs in said["expected"]])
-        return self._prepared[batch]
-
-    def measure(self, word: str, batch: int, seconds: float) -> Row:
-        """One batch after the other (`wait`), or two in flight (`stream`)."""
-        return self._ask(word, batch, seconds)
-
-    def _ask(self, word: str, batch: int, seconds: float) -> Row:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(f"{word} {batch} {seconds}\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the raw side ended with exit status {self._process.wait()}; its reason is above")
-        answer: Row = json.loads(line)
-        return answer
-
-
-def latency(client: Client, raw: Raw, batch: int, scale: Scale) -> list[Row]:
-    """Every way of waiting and kind of memory, of one network and batch size, against the raw loop."""
-    network, expected = raw.network, raw.prepare(batch)
-    rows, inputs = [], inputs_of(network, batch)
-    with ExitStack() as held:
-        sides: dict[str, Callable[[], Row]] = {"raw": partial(raw.measure, "wait", batch, scale.seconds)}
-        keys = [(busy, kind) for busy in models.BUSY for kind in served.KINDS]
-        for busy, kind in keys:
-            entry = f"{network.name}_{busy}"
-            requests = held.enter_context(served.Requests(client, entry, kind, inputs, expected.outputs))
-            served.one_by_one(client, entry, requests, scale.seconds / 4)  # graphs are captured, regions pinned
-            sides[f"{busy} {kind}"] = partial(served.one_by_one, client, entry, requests, scale.seconds)
-        measured = {name: median_row(found) for name, found in alternate(sides, scale.rounds).items()}
-    for busy, kind in keys:
-        row = {"model": network.name, "busy_wait": busy, "memory": kind, "batch": batch, **measured[f"{busy} {kind}"]}
-        row |= {"raw_mode": expected.mode, "raw_us": measured["raw"]["p50_us"]}
-        rows.append(row | {"beyond_raw_us": row["p50_us"] - row["raw_us"]})
-        _say("latency", rows[-1])
-    return rows
-
-
-def full_load(client: Client, raw: Raw, batch: int, scale: Scale) -> list[Row]:
-    """One instance with enough to do, against the raw loop with enough to do."""
-    network, expected = raw.network, raw.prepare(batch)
-    entry = f"{network.name}_auto"
-    with served.Requests(client, entry, "memfd", inputs_of(network, batch), expected.outputs) as requests:
-        sides: dict[str, Callable[[], Row]] = {
-            "raw": partial(raw.measure, "stream", batch, 2 * scale.seconds),
-            "served": partial(served.together, client, requests, 2 * scale.seconds),
-        }
-        measured = {name: median_row(found) for name, found in alternate(sides, scale.rounds).items()}
-    own, best = measured["served"]["batches_per_s"], measured["raw"]["batches_per_s"]
-    row = {"model": network.name, "batch": batch, "batches_per_s": own, "raw_mode": expected.mode, "raw_batches_per_s": best}
-    row["percent_of_raw"] = 100 * own / best
-    _say("full load", row)
-    return [row]
-
-
-def sharing(client: Client, entries: Sequence[str], raw: Raw, scale: Scale, mps: bool) -> list[Row]:
-    """One GPU and small kernels, and whether several instances of a model do more than one."""
-    rows: list[Row] = []
-    inputs, outputs = inputs_of(raw.network, 1), raw.prepare(1).outputs
-    with ExitStack() as held:
-        sides: dict[str, Callable[[], Row]] = {"raw": partial(raw.measure, "stream", 1, 2 * scale.seconds)}
-        for entry in entries:
-            copies = -(-IN_FLIGHT_PER_INSTANCE * SHARED[entry][1] // len(outputs))
-            requests = held.enter_context(served.Requests(client, entry, "memfd", inputs * copies, outputs * copies))
-            sides[entry] = partial(served.together, client, requests, 2 * scale.seconds)
-        measured = {name: median_row(found) for name, found in alternate(sides, scale.rounds).items()}
-    best, one = measured["raw"]["batches_per_s"], measured.get("chain_1", {}).get("batches_per_s", 0.0)
-    for entry in entries:
-        how, instances = SHARED[entry]
-        own = measured[entry]["batches_per_s"]
-        row = {"how": how, "instances": instances, "mps": "on" if mps else "off", "batches_per_s": own}
-        row |= {"raw_batches_per_s": best, "percent_of_raw": 100 * own / best}
-        rows.append(row | ({"times_one": round(own / one, 2)} if one else {}))
-        _say("throughput", rows[-1])
-    return rows
-
-
-def regions(client: Client, raw: Raw, scale: Scale) -> list[Row]:
-    """What a new region costs a client: three of each kind, medians."""
-    x, y = inputs_of(raw.network, 1)[0], raw.prepare(1).outputs[0]
-    rows = []
-    for kind in served.KINDS:
-        found = [served.registering(client, "identity_auto", kind, scale.registered_bytes, x, y) for _ in range(3)]
-        rows.append(median_row(found))
-        _say("region", rows[-1])
-    return rows
+LOAD_S, FLOORS_S, OVERLAP_S = 90.0, 60.0, 60.0
 
 
 def add_models(repository: Path, folder: Path, networks: Sequence[models.Network]) -> list[str]:
@@ -208,34 +56,43 @@ def add_models(repository: Path, folder: Path, networks: Sequence[models.Network
         for busy, rest in models.BUSY.items():
             models.add_entry(repository, f"{network.name}_{busy}", network, folder, rest=rest)
             entries.append(f"{network.name}_{busy}")
-    shared = networks[-1]
     for entry, (how, instances) in SHARED.items():
-        models.add_entry(
-            repository,
-            entry,
-            shared,
-            folder,
-            count=instances if how != "lanes" else 1,
-            lanes=instances if how == "lanes" else 1,
-        )
+        shape = {"lanes": instances} if how == "lanes" else {"count": instances}
+        models.add_entry(repository, entry, networks[-1], folder, rest=models.BUSY["auto"], **shape)
         entries.append(entry)
     return entries
 
 
-def load(client: Client, device: Device, entries: Sequence[str]) -> list[Row]:
+def load(server: Server, device: Device, entries: Sequence[str], scale: Scale) -> list[Row]:
     """Loads entries; what they take of the GPU's memory, per worker."""
+    with Client(server.links["local"]) as client:
+        return _loaded(client, device, entries, scale)
+
+
+def _loaded(client: Client, device: Device, entries: Sequence[str], scale: Scale) -> list[Row]:
     free, workers = device.memory()[0], len(_workers(client))
-    load_together(client, entries)
+    for entry, why in load_together(client, entries).items():
+        scale.leave_out(f"loading {entry}", why)
     added = len(_workers(client)) - workers
-    mib = (free - device.memory()[0]) / 2**20 / max(added, 1)
-    return [{"models": ", ".join(entries), "workers": added, "mib_per_worker": round(mib, 1)}]
+    if not added:
+        return []
+    row = {"models": ", ".join(entries), "workers": added}
+    row["mib_per_worker"] = round((free - device.memory()[0]) / 2**20 / added, 1)
+    say("memory", row)
+    return [row]
 
 
-def load_together(client: Client, entries: Sequence[str]) -> None:
-    """Loads entries side by side. Raises PenstockError when one cannot be loaded."""
+def load_together(client: Client, entries: Sequence[str]) -> dict[str, str]:
+    """Loads entries side by side; why it could not be done, of each for which it could not."""
+    reasons = {}
     with ThreadPoolExecutor(len(entries)) as threads:
-        for loaded in [threads.submit(client.load, entry, timeout_s=LOAD_S) for entry in entries]:
-            loaded.result()
+        loads = {entry: threads.submit(client.load, entry, timeout_s=LOAD_S) for entry in entries}
+        for entry, loaded in loads.items():
+            try:
+                loaded.result()
+            except PenstockError as error:
+                reasons[entry] = error.message
+    return reasons
 
 
 def _workers(client: Client) -> set[int]:
@@ -243,102 +100,140 @@ def _workers(client: Client) -> set[int]:
 
 
 @contextmanager
-def broker(repository: Path, mps: str) -> Iterator[Client]:
-    """The client of a broker that loads nothing by itself."""
-    with serving(repository, "--mps", mps, "--control-mode", "explicit") as server, Client(server.links["local"]) as client:
-        yield client
+def broker(repository: Path, mps: str, scale: Scale) -> Iterator[Server]:
+    """A broker that loads nothing by itself. Of what it says, what explains figures is kept."""
+    with serving(repository, "--mps", mps, "--control-mode", "explicit") as server:
+        yield server
+        said = server.said()
+        scale.left_out += [line for line in said.splitlines() if "no CUDA graphs" in line or "warning" in line]
+        if scale.has_failed:
+            print(f"--- the broker said, with --mps {mps}:\n{said}---", file=sys.stderr, flush=True)
 
 
-def measure(device: Device, scale: Scale) -> Row:
+def measure(device: Device, scale: Scale, figures: report.Figures, backends: Sequence[str]) -> None:
     """Everything that this machine and the time allow."""
-    figures: Row = {"floors": floors(scale)}
-    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name, ExitStack() as held:
         folder, repository = Path(name), Path(name, "models")
-        networks = available(folder, scale)
+        figures.put("floors", floors(scale))
+        networks = available(folder, scale, backends)
         entries = add_models(repository, folder, networks)
-        with ExitStack() as held:
-            raws = [held.enter_context(Raw(network, folder)) for network in networks]
-            with broker(repository, "off") as client:
-                figures |= alone(client, device, raws, entries, scale)
-            figures["throughput"] += scale.attempt("MPS", 35.0, lambda: with_mps(repository, raws[-1], scale))
-    figures["goals"] = report.goals(figures["latency"], figures["full_load"])
-    return figures
+        raws = [Raw(network, folder) for network in networks]
+        with scale.optional("what a broker serves"), broker(repository, "off", scale) as server:
+            weigh(server, device, entries, scale, figures)
+            for raw in raws:
+                held.enter_context(raw)  # not before: what it holds of the GPU is no worker's
+            scale.attempt("raw sides", 30.0, lambda: [raw.wait() for raw in raws])
+            ask(server, raws, entries, scale, figures)
+        apart = partial(overlapping, folder, scale, models.CONVNET in networks)
+        figures.add("overlap", scale.attempt("copies in streams of their own", OVERLAP_S / 2, apart))
+        figures.add("throughput", scale.attempt("MPS", 35.0, lambda: with_mps(repository, raws[-1], scale)))
 
 
-def available(folder: Path, scale: Scale) -> list[models.Network]:
+def available(folder: Path, scale: Scale, backends: Sequence[str]) -> list[models.Network]:
     """The networks whose files could be made here; the last is the one that several instances share a GPU with."""
-    found = [models.IDENTITY]
-    for kind, networks in (("plan", [models.PLAN]), ("torch", [models.CONVNET, models.CHAIN])):
-        why_not = "not on a simulation" if scale.is_rehearsal else models.build(folder, kind)
-        if why_not:
-            scale.left_out.append(f"{' and '.join(network.name for network in networks)}: {why_not}")
-        else:
-            found += networks
+
+    def why_not(kind: str, backend: str) -> str:
+        if scale.is_rehearsal:
+            return "not on a simulation"
+        return models.build(folder, kind) if backend in backends else f"no {backend} that can use a GPU is installed"
+
+    found, without_torch = [models.IDENTITY], why_not("torch", "pytorch")
+    if without_torch:
+        scale.left_out.append(f"convnet and chain: {without_torch}")
+    else:
+        found += [models.CONVNET, models.CHAIN]
+    without_plan = why_not("plan", "tensorrt") if not without_torch or scale.is_rehearsal else "it is made with torch"
+    if without_plan:
+        scale.left_out.append(f"plan: {without_plan}")
+    else:
+        found.insert(1, models.PLAN)
     return found
 
 
-def alone(client: Client, device: Device, raws: Sequence[Raw], entries: Sequence[str], scale: Scale) -> Row:
-    """What is measured without MPS, which is nearly everything."""
-    found: Row = {"memory": [], "latency": [], "full_load": []}
-    first = [entry for entry in entries if entry.endswith("_auto")]  # one by one, for the memory of each; then all others
-    for entry in first:
-        found["memory"] += scale.attempt(f"loading {entry}", 20.0, partial(load, client, device, [entry]))
-    others = [entry for entry in entries if entry not in first]
-    found["memory"] += scale.attempt("loading the others", 40.0, partial(load, client, device, others))
-    for raw in raws:
+def weigh(server: Server, device: Device, entries: Sequence[str], scale: Scale, figures: report.Figures) -> None:
+    """Loads everything: what is weighed by itself first."""
+    alone = [entry for entry in entries if entry.endswith("_auto")] + ["chain_lanes_3"]
+    others = [entry for entry in entries if entry not in alone]
+    for group, needed_s in [*(([entry], 20.0) for entry in alone), (others, 40.0)]:
+        work = partial(load, server, device, group, scale)
+        figures.add("memory", scale.attempt(f"loading {', '.join(group)}", needed_s, work))
+
+
+def ask(server: Server, raws: Sequence[Raw], entries: Sequence[str], scale: Scale, figures: report.Figures) -> None:
+    """What is measured without MPS, the goals first. Each part has its own client, which goes when the part is broken off."""
+
+    def put(name: str, what: str, needed_s: float, question: Callable[[Client], list[Row]]) -> None:
+        def asked() -> list[Row]:
+            with Client(server.links["local"]) as client:
+                return question(client)
+
+        figures.add(name, scale.attempt(what, needed_s, asked))
+
+    images = [raw for raw in raws if raw.network.inputs == models.IMAGE]
+    for raw in sorted(images, key=lambda raw: not raw.network.file):  # identity has no goals
         for batch in scale.batches:
-            work = partial(latency, client, raw, batch, scale)
-            found["latency"] += scale.attempt(f"latency of {raw.network.name} at batch {batch}", 12.0, work)
-    for raw in raws:
-        for batch in scale.full_batches:
-            work = partial(full_load, client, raw, batch, scale)
-            found["full_load"] += scale.attempt(f"full load of {raw.network.name} at batch {batch}", 8.0, work)
-    found["throughput"] = scale.attempt(
-        "several instances", 15.0, partial(sharing, client, list(SHARED), raws[-1], scale, False)
-    )
-    found["regions"] = scale.attempt("regions", 10.0, lambda: regions(client, raws[0], scale))
-    return found
+            part = f"{raw.network.name} at batch {batch}"
+            put("latency", f"latency of {part}", 12.0, partial(latency, raw=raw, batch=batch, scale=scale))
+            put("full_load", f"full load of {part}", 8.0, partial(full_load, raw=raw, batch=batch, scale=scale))
+    shared = [entry for entry in entries if entry in SHARED]
+    put("throughput", "several instances", 20.0, partial(sharing, entries=shared, raw=raws[-1], scale=scale, mps=False))
+    put("regions", "regions", 10.0, partial(regions, raw=raws[0], scale=scale))
 
 
 def with_mps(repository: Path, raw: Raw, scale: Scale) -> list[Row]:
     """The same models as processes that share the GPU through MPS; nothing where it cannot be had."""
     entries = [entry for entry, (how, _) in SHARED.items() if how != "lanes"]
-    with broker(repository, "on") as client:
-        try:
-            load_together(client, entries)
-        except PenstockError as error:
-            scale.left_out.append(f"processes with MPS: {error.message}")
+    with broker(repository, "on", scale) as server, Client(server.links["local"]) as client:
+        refused = load_together(client, entries)
+        if len(refused) == len(entries):
+            scale.left_out.append(f"processes with MPS: {refused[entries[0]]}")
             return []
-        return sharing(client, entries, raw, scale, True)
+        return sharing(client, [entry for entry in entries if entry not in refused], raw, scale, True)
+
+
+def overlapping(folder: Path, scale: Scale, has_torch: bool) -> list[Row]:
+    """A lane's work in one stream or in several."""
+    words = [
+        str(folder),
+        str(scale.seconds / 2),
+        str(scale.rounds),
+        *map(str, scale.batches),
+        *(["--torch"] if has_torch else []),
+    ]
+    rows, failures = [], []
+    for found in _lines_of("overlap.py", OVERLAP_S, scale, *words):
+        rows.append(found) if "failed" not in found else failures.append(found["failed"])
+    for why in failures:
+        scale.leave_out("copies in streams of their own", why)
+    for row in rows:
+        say("overlap", row)
+    return rows
 
 
 def floors(scale: Scale) -> Row:
     """The raw figures; what cannot be had is left out."""
-    command = [sys.executable, str(HERE / "on_gpu" / "floors.py"), *(["--quick"] if scale.is_rehearsal else [])]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=FLOORS_S)
-    if done.returncode:
-        scale.has_failed = True
-        scale.left_out.append(f"all raw figures: floors.py ended with status {done.returncode}")
-        return {}
-    found: Row = json.loads(done.stdout.strip().rpartition("\n")[2])
-    for name, figures in list(found.items()):
-        if isinstance(figures, dict) and "failed" in figures:
-            scale.has_failed = True
-            scale.left_out.append(f"raw {name}: {figures['failed']}")
-            del found[name]
+    found: Row = {}
+    for part in _lines_of("floors.py", FLOORS_S, scale, *(["--quick"] if scale.is_rehearsal else [])):
+        for name, figures in part.items():
+            if isinstance(figures, dict) and "failed" in figures:
+                scale.leave_out(f"raw {name}", figures["failed"])
+            else:
+                found[name] = figures
+                print("raw", name, json.dumps(figures), flush=True)
     return found
 
 
-def _time_is_up(_number: int, _frame: object) -> None:
-    raise TimeoutError("it took four times as long as it should")
-
-
-def _say(what: str, row: Row) -> None:
-    print(
-        what,
-        ", ".join(f"{key} {value:,.1f}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()),
-        flush=True,
-    )
+def _lines_of(program: str, limit_s: float, scale: Scale, *words: str) -> list[Row]:
+    """The lines of JSON that a program of on_gpu printed; those until then, where it fails or takes too long."""
+    command = [sys.executable, str(HERE / "on_gpu" / program), *words]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=False, timeout=limit_s)
+        printed, why = done.stdout, f"it ended with status {done.returncode}" if done.returncode else ""
+    except subprocess.TimeoutExpired as expired:
+        printed, why = expired.stdout or b"", f"not done within {limit_s:g} s"
+    if why:
+        scale.leave_out(f"the rest of {program}", why)
+    return [json.loads(line) for line in printed.splitlines() if line.startswith(b"{")]
 
 
 def main() -> int:
@@ -358,23 +253,25 @@ def main() -> int:
         print("a rehearsal's figures say nothing, and are no results", file=sys.stderr)
         return 2
     scale = Scale(args.rehearse, args.budget_s)
-    signal.signal(signal.SIGALRM, _time_is_up)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if args.rehearse:
         print(report.REHEARSAL, flush=True)
     with Device(0, blocking=True) as device:
         gpu = device.info
         facts = {"name": gpu.name, "uuid": gpu.uuid, "memory_gib": round(gpu.total_bytes / 2**30, 1)}
-        figures = {
-            "rehearsal": report.REHEARSAL if args.rehearse else "", "machine": machine(),
-            "device": {**facts, "driver": found.driver, "runtime": found.runtime}, **measure(device, scale),
-        }  # fmt: skip
-    figures["left_out"] = scale.left_out
-    text = report.markdown(figures)
-    print(f"\n{text}")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-        args.json.with_suffix(".md").write_text(text, encoding="utf-8")
+        facts |= {"driver": found.driver, "runtime": found.runtime}
+        head = {"rehearsal": report.REHEARSAL if args.rehearse else "", "machine": machine(), "device": facts}
+        figures = report.Figures(head, scale.left_out, args.json)
+        try:
+            measure(device, scale, figures, found.backends)
+            figures.complete()
+        except KeyboardInterrupt:
+            scale.leave_out("the rest", "it was ended from outside")
+        except Exception as error:  # noqa: BLE001 - what was measured until then is reported
+            traceback.print_exc()
+            scale.leave_out("the rest", f"{type(error).__name__}: {error}")
+    figures.save()
+    print(f"\n{figures.text()}", flush=True)
     return 1 if scale.has_failed else 0
 
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make gpu-check`: the tests that need a GPU, then the figures of bench/gpu.py, from the source tree. Installs nothing.
 
-    make gpu-check [PYTHON=python3] [WHEELS=FOLDER]
+    make gpu-check [PYTHON=python3] [WHEELS=FOLDER] [RESULTS=FOLDER]
 
 It runs with the packages that the interpreter has. Those that it lacks can lie as wheels in a folder, which are unpacked under
-build/gpu-check and used from there. torch, TensorRT, onnxruntime-gpu and cupy are used where they are there.
+build/gpu-check and used from there. torch, TensorRT, onnxruntime-gpu and cupy are used where they are there. gpu.json and
+gpu.md come into RESULTS, else into build/gpu-check, and grow with each part that was measured.
 
 Exit status: 0 everything passed and was measured; 1 something failed, or could not be run; 2 there is no GPU, or this
 interpreter cannot run Penstock: nothing was proven. It ends within 8 minutes.
@@ -42,9 +43,11 @@ print(json.dumps({**{name: getattr(found, name) for name in ("reason", "driver",
     {"ordinal": gpu.ordinal, "uuid": gpu.uuid, "name": gpu.name, "byte_size": gpu.total_bytes} for gpu in found.found]}))
 """
 SURVEY_S = 60.0
-TESTS_S, TEST_S = 230.0, 60.0
+TESTS_S, TEST_S = 200.0, 60.0
 SPARE_S = 15.0
 """Between the end of the bench, which is told how long it has, and that of everything."""
+
+RESULTS = ("gpu.json", "gpu.md")
 
 NEEDED = {
     "numpy": "numpy", "zmq": "pyzmq", "msgpack": "msgpack", "msgspec": "msgspec", "posix_ipc": "posix-ipc", "click": "click",
@@ -54,19 +57,24 @@ NEEDED = {
 USED = {"torch": "torch", "tensorrt": "tensorrt", "onnxruntime": "onnxruntime", "cupy": "cupy", "onnx": "onnx"}
 FOR_TESTS = {"pytest": "pytest", "rich": "rich"}
 
-INI = """[pytest]
-addopts = -q --strict-markers -ra -p no:cacheprovider -m gpu
+INI = f"""[pytest]
+addopts = -q --strict-markers -ra --durations=10 -p no:cacheprovider -m gpu
+faulthandler_timeout = {TEST_S:g}
 markers = gpu: needs an NVIDIA GPU
 """
-"""The tree's own settings name options of plugins that need not be there, and make errors of what torch or cupy warn of."""
+"""The tree's own settings name options of plugins that need not be there, and make errors of what torch or cupy warn of. Of a
+test that hangs pytest shows at least where."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs everything; returns the exit status."""
     parser = argparse.ArgumentParser("gpu_check.py", description="The GPU tests and figures, from the source tree.")
     parser.add_argument("--wheels", type=Path, help="a folder with wheels of packages that this interpreter lacks")
-    parser.add_argument("--build", type=Path, default=ROOT / "build" / "gpu-check", help="where that and the results go")
+    parser.add_argument("--build", type=Path, default=ROOT / "build" / "gpu-check", help="where that goes")
+    parser.add_argument("--results", type=Path, help="where the results go; there, too, unless told otherwise")
     options = parser.parse_args(arguments)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is what the interpreter made
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(FAILED))  # what runs is ended
     begun = time.monotonic()
     if sys.version_info < OLDEST_PYTHON:
         return _nothing(
@@ -89,7 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _nothing("no GPU: only a simulation, which proves nothing about one")
     _say_what_there_is(gpus, environment)
     tests = run_tests(environment, build)
-    bench = run_bench(environment, build, TOTAL_S - SPARE_S - (time.monotonic() - begun))
+    results = (options.results or build).resolve()
+    bench = run_bench(environment, results, TOTAL_S - SPARE_S - (time.monotonic() - begun))
+    if (results / RESULTS[0]).exists():
+        print(f"\nfigures: {', '.join(str(results / name) for name in RESULTS)}")
     print(f"\ngpu-check: tests {tests}, bench {bench}, {time.monotonic() - begun:.0f} s")
     return PASSED if (tests, bench) == ("passed", "measured") else FAILED
 
@@ -111,7 +122,7 @@ def prepare(build: Path, wheels: Path | None) -> dict[str, str]:
             content.extractall(unpacked)
     before = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     paths = [str(build), *([str(unpacked)] if unpacked.exists() else []), *before]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 
 
 def missing_of(modules: dict[str, str], environment: dict[str, str]) -> list[str]:
@@ -162,8 +173,10 @@ def run_tests(environment: dict[str, str], build: Path) -> str:
     print("\n--- tests", flush=True)
     ini = build / "pytest.ini"
     ini.write_text(INI, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-c", str(ini), "--rootdir", str(ROOT), str(ROOT / "tests" / "gpu")]
+    command = [sys.executable, "-m", "pytest", "-c", str(ini), "--rootdir", str(ROOT)]
+    # First what everything else stands on, and takes least.
     command += [str(path) for path in sorted((ROOT / "tests" / "contract").glob("test_*.py")) if _knows_the_device(path)]
+    command.append(str(ROOT / "tests" / "gpu"))
     if not missing_of({"pytest_timeout": "pytest-timeout"}, environment):
         command += ["--timeout", f"{TEST_S:g}"]  # so that a test that hangs is named
     status = _run(command, environment, TESTS_S)
@@ -176,18 +189,22 @@ def _knows_the_device(path: Path) -> bool:
     return "mark.gpu" in text or "cuda_rig" in text
 
 
-def run_bench(environment: dict[str, str], build: Path, budget_s: float) -> str:
+def run_bench(environment: dict[str, str], results: Path, budget_s: float) -> str:
     """bench/gpu.py; "measured", or what became of it."""
     print("\n--- bench", flush=True)
+    for name in RESULTS:
+        (results / name).unlink(missing_ok=True)  # an earlier run's
     command = [
         sys.executable,
         str(ROOT / "bench" / "gpu.py"),
         "--budget-s",
         f"{budget_s:.0f}",
         "--json",
-        str(build / "gpu.json"),
+        str(results / RESULTS[0]),
     ]
     status = _run(command, environment, budget_s + SPARE_S / 2)
+    if status is None and (results / RESULTS[1]).exists():
+        print((results / RESULTS[1]).read_text(encoding="utf-8"))
     return {0: "measured", None: f"not done within {budget_s:.0f} s"}.get(status, f"failed (exit status {status})")
 
 

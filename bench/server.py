@@ -25,12 +25,17 @@ STOP_TIMEOUT_S = 20
 class Server:
     """A broker that is ready: where it listens (`links`) and the processes it consists of."""
 
-    def __init__(self, pid: int, links: dict[str, str]) -> None:
+    def __init__(self, pid: int, links: dict[str, str], log: Path) -> None:
         self.pid, self.links = pid, links
+        self._log = log
         self.workers = children_of(pid)
 
     def __repr__(self) -> str:
         return f"<Server {self.pid} with workers {self.workers}>"
+
+    def said(self) -> str:
+        """What it and its workers have written so far."""
+        return self._log.read_text(errors="replace")
 
     def cpu_ns(self) -> dict[str, int]:
         """CPU time so far of the broker and of all workers together."""
@@ -55,7 +60,7 @@ def serving(repository: Path, *options: str) -> Iterator[Server]:
             )
         try:
             _wait_until_ready(process, links["local"])
-            yield Server(process.pid, links)
+            yield Server(process.pid, links, log)
         except BaseException:
             print(log.read_text(errors="replace"), file=sys.stderr)
             raise

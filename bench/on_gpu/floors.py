@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Raw floors: what the GPU, the bus and the driver take where nobody serves anything. One process, one stream.
 
-usage: floors.py [--quick]     prints JSON; run by bench/gpu.py in a process of its own
+usage: floors.py [--quick]     prints a line of JSON for each part, as it goes; run by bench/gpu.py in a process of its own
 """
 
 from __future__ import annotations
@@ -214,19 +214,17 @@ class Floors:
             "close_us": round(statistics.median(closed), 1),
         }  # fmt: skip
 
-    def all(self) -> Row:
-        """Everything; what cannot be had here says why."""
-        parts = {
+    def all(self) -> Iterator[tuple[str, Any]]:
+        """Every part with what it found; what cannot be had here says why."""
+        parts: dict[str, Callable[[], Any]] = {
             "chain": self.chain, "transfers": self.transfers, "gathers": self.gathers, "waits": self.waits,
             "pinning": self.pinning, "opening": self.opening,
         }  # fmt: skip
-        found: Row = {}
         for name, measure in parts.items():
             try:
-                found[name] = measure()
+                yield name, measure()
             except Exception as error:  # noqa: BLE001 - one figure that cannot be had does not cost the others
-                found[name] = {"failed": f"{type(error).__name__}: {error}"}
-        return found
+                yield name, {"failed": f"{type(error).__name__}: {error}"}
 
 
 @contextmanager
@@ -256,7 +254,8 @@ def _exporter() -> Iterator[bytes]:
 def main() -> None:
     is_quick = "--quick" in sys.argv[1:]
     with Device(0, blocking=False) as device, Stream(device) as stream:
-        print(json.dumps(Floors(stream, 5 if is_quick else 200, is_quick).all()))
+        for name, found in Floors(stream, 5 if is_quick else 200, is_quick).all():
+            print(json.dumps({name: found}), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ compute does not matter, only that it is what a small network costs: a few convo
 far too small for the GPU, which nothing fuses.
 
 usage: models.py FOLDER torch|plan      writes convnet.pt and chain.pt, or convnet.plan; run by bench/gpu.py
+
+Beside the former go `convnet.npz` and `chain.npz`: what they answer to `inputs_of`, computed by the CPU.
 """
 
 from __future__ import annotations
@@ -17,12 +19,26 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
 IMAGE = (3, 224, 224)
 SCORES = 10
 CHAIN_WIDTH, CHAIN_KERNELS = 256, 60
 MAX_BATCH = 64
+BATCHES = (1, 8, MAX_BATCH)
+SEEDS = 4
+"""Requests that differ, of each batch size."""
 
-BUSY = {"auto": "", "always": "optimization { cuda { busy_wait_events: true } }"}
+BUILD_S = 60.0
+
+GRAPHS = "graphs: true " + " ".join(f"graph_spec {{ batch_size: {rows} }}" for rows in BATCHES)
+"""The raw side replays graphs. Where `optimization.cuda` is there at all, graphs are off unless it says so."""
+BUSY = {
+    "auto": f"optimization {{ cuda {{ {GRAPHS} }} }}",
+    "always": f"optimization {{ cuda {{ {GRAPHS} busy_wait_events: true }} }}",
+}
 
 
 class Network(NamedTuple):
@@ -41,6 +57,31 @@ PLAN = Network("plan", "tensorrt", "convnet.plan", IMAGE, (SCORES,))
 CHAIN = Network("chain", "pytorch", "chain.pt", (CHAIN_WIDTH,), (CHAIN_WIDTH,))
 
 NETWORKS = (IDENTITY, CONVNET, PLAN, CHAIN)
+
+
+def inputs_of(network: Network, batch: int) -> list[Array]:
+    """The requests that both sides send, by turns.
+
+    Of different brightness: a network that averages over an image tells noise from noise by less than what rounding does.
+    """
+    return [
+        np.random.default_rng(seed).random((batch, *network.inputs), np.float32) * np.float32(seed + 1) for seed in range(SEEDS)
+    ]
+
+
+def expected_of(network: Network, batch: int, folder: Path) -> list[Array]:
+    """What must come out for `inputs_of`."""
+    if not network.file:
+        count = int(np.prod(network.outputs))
+        return [x.reshape(batch, -1)[:, :count].reshape(batch, *network.outputs) for x in inputs_of(network, batch)]
+    with np.load(folder / f"{Path(network.file).stem}.npz") as found:
+        return list(found[str(batch)])
+
+
+def is_right(found: Array, expected: Array) -> bool:
+    """Exactly, or as nearly as TF32, in which GPUs may compute FP32 convolutions, comes to what a CPU computes."""
+    return bool(np.allclose(found, expected, rtol=1e-2, atol=5e-3 * float(np.abs(expected).max())))
+
 
 CONFIG = """name: "{name}"
 backend: "{backend}"
@@ -71,16 +112,19 @@ def add_entry(
 
 def build(folder: Path, kind: str) -> str:
     """Makes the files of a kind, torch or plan; "", or why there are none."""
-    done = subprocess.run([sys.executable, __file__, str(folder), kind], capture_output=True, text=True, check=False)
+    command = [sys.executable, __file__, str(folder), kind]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=BUILD_S)
+    except subprocess.TimeoutExpired:
+        return f"not made within {BUILD_S:g} s"
     return "" if done.returncode == 0 else done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
 
 
 def write_modules(folder: Path) -> None:
-    """Writes the TorchScript files. Raises ImportError where there is no torch, and says where it has no CUDA."""
+    """Writes the TorchScript files, and what they answer. Raises ImportError where there is no torch."""
     import torch
 
-    if not torch.cuda.is_available():
-        sys.exit(f"torch {torch.__version__} finds no GPU")
+    torch.manual_seed(1)
 
     class Chain(torch.nn.Module):
         def __init__(self) -> None:
@@ -96,6 +140,12 @@ def write_modules(folder: Path) -> None:
     for network, module in ((CONVNET, _convnet()), (CHAIN, Chain())):
         traced = torch.jit.trace(module.eval(), torch.rand(2, *network.inputs))
         traced.save(str(folder / network.file))
+        with torch.inference_mode():
+            answers = {
+                str(batch): np.stack([module(torch.from_numpy(x)).numpy() for x in inputs_of(network, batch)])
+                for batch in BATCHES
+            }
+        np.savez(folder / f"{Path(network.file).stem}.npz", **answers)
 
 
 def _convnet() -> Any:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The raw side: the same model in one process that serves nobody. Pinned input, to the device, model, from the device.
 
-usage: raw.py NETWORK FILE [--eager]
+usage: raw.py NETWORK FILE
 
-Answers lines on standard input by lines of JSON. `prepare BATCH 0`: {"mode", "expected"}, the outputs for the inputs of
-`inputs_of`. `wait BATCH SECONDS` (one batch after the other) and `stream BATCH SECONDS` (two in flight): {"p50_us",
-"batches_per_s"}. Run by bench/gpu.py beside the broker.
+Says {"ready"} when it has loaded, then answers lines on standard input by lines of JSON. `prepare BATCH 0`: {"mode",
+"outputs"}, those for the inputs of `inputs_of`. `wait BATCH SECONDS` (one batch after the other) and `stream BATCH SECONDS`
+(two in flight): {"p50_us", "batches_per_s"}. What went wrong is answered by {"failed"}. Run by bench/gpu.py beside the broker.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+import traceback
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,32 +30,20 @@ from on_gpu import models
 from penstock.workers.devices.cuda import Copy, CopyKind, Device, DeviceBuffer, Event, Graph, PinnedBuffer, Stream, copy_all
 
 Array = npt.NDArray[np.float32]
-SEEDS = 4
 IN_FLIGHT = 2
-
-
-def inputs_of(network: models.Network, batch: int) -> list[Array]:
-    """The requests that both sides send, by turns."""
-    return [np.random.default_rng(seed).random((batch, *network.inputs), np.float32) for seed in range(SEEDS)]
+WARM_UP_EXECUTIONS = 5
+"""TorchScript compiles in the first executions of a shape."""
+POISON = np.float32(-1e30)
 
 
 class Slot(ABC):
-    """A batch's memory and stream. `x` and `y` are in pinned host memory."""
+    """A batch's memory and stream: brings `x` to the device, computes, and brings back `y`. Both are in pinned host memory.
 
-    x: Array
-    y: Array
+    Copies and the wait are CUDA's own calls, whatever computes.
+    """
 
-    @abstractmethod
-    def start(self) -> None:
-        """Puts everything into the stream."""
-
-    @abstractmethod
-    def wait(self) -> None:
-        """Until all of it is done, spinning."""
-
-
-class DeviceSlot(Slot):
-    """Brings the batch to the device, computes, and brings back what comes out. Without any framework."""
+    #: how it computes
+    mode = "graph"
 
     def __init__(self, device: Device, network: models.Network, batch: int) -> None:
         self.stream = Stream(device)
@@ -72,18 +62,22 @@ class DeviceSlot(Slot):
         """Puts the model into the stream."""
 
     def start(self) -> None:
+        """Puts everything into the stream."""
         copy_all(self._to, self.stream, CopyKind.TO_DEVICE)
         self.compute()
         copy_all(self._back, self.stream, CopyKind.FROM_DEVICE)
         self._done.record(self.stream)
 
     def wait(self) -> None:
+        """Until all of it is done, spinning."""
         while not self._done.is_done():
             pass
 
 
-class IdentitySlot(DeviceSlot):
+class IdentitySlot(Slot):
     """Copies the first of each row."""
+
+    mode = "copies"
 
     def __init__(self, device: Device, network: models.Network, batch: int) -> None:
         super().__init__(device, network, batch)
@@ -96,7 +90,7 @@ class IdentitySlot(DeviceSlot):
         copy_all(self._within, self.stream, CopyKind.WITHIN_DEVICE)
 
 
-class PlanSlot(DeviceSlot):
+class PlanSlot(Slot):
     """A TensorRT plan with an execution context of its own, as a CUDA graph."""
 
     def __init__(self, device: Device, network: models.Network, batch: int, engine: Any) -> None:
@@ -118,54 +112,46 @@ class PlanSlot(DeviceSlot):
 
 
 class TorchSlot(Slot):
-    """A TorchScript module; as a CUDA graph where it can be captured, unless that is not wanted."""
+    """A TorchScript module; as a CUDA graph where it can be captured. Its output is brought back from where torch has it."""
 
-    def __init__(self, file: Path, network: models.Network, batch: int, is_eager: bool) -> None:
-        import torch
+    def __init__(self, device: Device, network: models.Network, batch: int, module: Any, gpu: Any) -> None:
+        super().__init__(device, network, batch)
+        from penstock.workers.backends.on_device import DeviceTensor
 
-        self._torch = torch
-        self._module = torch.jit.load(str(file), map_location="cuda").eval()
-        self._stream, self._done = torch.cuda.Stream(), torch.cuda.Event()
-        self._pinned_in = torch.empty((batch, *network.inputs), pin_memory=True)
-        self._pinned_out = torch.empty((batch, *network.outputs), pin_memory=True)
-        self._there_in = torch.zeros((batch, *network.inputs), device="cuda")
-        self.x, self.y = self._pinned_in.numpy(), self._pinned_out.numpy()
+        self._module = module
+        self._gpu = gpu
+        self._input = gpu.view(DeviceTensor(self.there_in.address, "FP32", self.x.shape, self.x.nbytes))
+        self._output: Any = None
         self._graph: Any = None
-        with torch.inference_mode(), torch.cuda.stream(self._stream):
-            for _ in range(5):  # TorchScript compiles in the first calls
-                self._there_out = self._module(self._there_in)
-        self._stream.synchronize()
-        if not is_eager:
-            self._capture()
-
-    def _capture(self) -> None:
-        graph = self._torch.cuda.CUDAGraph()
+        gpu.use(self.stream)
+        for _ in range(WARM_UP_EXECUTIONS):
+            self._execute()
+        self.stream.synchronize()
         try:
-            with self._torch.inference_mode(), self._torch.cuda.graph(graph, stream=self._stream):
-                self._there_out = self._module(self._there_in)
+            self._graph = gpu.capture(self._execute, self.stream, gpu.pool())
         except RuntimeError as error:
             print(f"not captured: {error}", file=sys.stderr)
-            return
-        self._graph = graph
+            self.mode = "eager"
+        self.stream.synchronize()
 
-    @property
-    def is_graph(self) -> bool:
-        """Whether it could be captured."""
-        return self._graph is not None
+    def _execute(self) -> None:
+        with _inference():
+            self._output = self._module(self._input).contiguous()
+        self._back = [Copy(self._pinned_out.address, self._output.data_ptr(), self.y.nbytes)]
 
-    def start(self) -> None:
-        with self._torch.inference_mode(), self._torch.cuda.stream(self._stream):
-            self._there_in.copy_(self._pinned_in, non_blocking=True)
-            if self._graph is None:
-                self._there_out = self._module(self._there_in)
-            else:
-                self._graph.replay()
-            self._pinned_out.copy_(self._there_out, non_blocking=True)
-            self._done.record()
+    def compute(self) -> None:
+        self._gpu.use(self.stream)
+        if self._graph is None:
+            self._execute()
+        else:
+            self._graph.replay()
 
-    def wait(self) -> None:
-        while not self._done.query():
-            pass
+
+def _inference() -> AbstractContextManager[None]:
+    import torch
+
+    mode: AbstractContextManager[None] = torch.inference_mode()
+    return mode
 
 
 def measure(slots: list[Slot], seconds: float) -> dict[str, float]:
@@ -192,33 +178,43 @@ def measure(slots: list[Slot], seconds: float) -> dict[str, float]:
 class Side:
     """One network, at any batch size. What a size needs is made when it is first asked for, and kept."""
 
-    def __init__(self, network: models.Network, file: Path, is_eager: bool) -> None:
+    def __init__(self, network: models.Network, file: Path) -> None:
         self._network = network
         self._file = file
-        self._is_eager = is_eager
         self._device = Device(0, blocking=False)
+        if network.backend == "pytorch":
+            self._module()  # takes seconds, which the others that load meanwhile need anyway
         #: batch size -> its slots
         self._slots: dict[int, list[Slot]] = {}
+        #: batch size -> what its slots compute
+        self._outputs: dict[int, Array] = {}
+
+    def answer(self, word: str, batch: int, seconds: float) -> dict[str, Any]:
+        """To one command."""
+        if word == "prepare":
+            return self.prepare(batch)
+        return self.measure(batch, seconds, 1 if word == "wait" else IN_FLIGHT)
 
     def prepare(self, batch: int) -> dict[str, Any]:
         """Makes the slots; how they compute, and the outputs for the inputs of `inputs_of`."""
-        mode = "copies"
+        slots = self._slots[batch] = [self._made(batch) for _ in range(IN_FLIGHT)]
+        outputs = []
+        for x in models.inputs_of(self._network, batch):
+            for slot in slots:
+                slot.x[...] = x
+                slot.y[...] = POISON
+                slot.start()
+                slot.wait()
+            outputs.append(slots[0].y.tolist())
+        self._outputs[batch] = slots[0].y.copy()
+        return {"mode": slots[0].mode, "outputs": outputs}
+
+    def _made(self, batch: int) -> Slot:
         if self._network is models.PLAN:
-            self._slots[batch] = [PlanSlot(self._device, self._network, batch, self._engine()) for _ in range(IN_FLIGHT)]
-            mode = "graph"
-        elif self._network.file:
-            slots = [TorchSlot(self._file, self._network, batch, self._is_eager) for _ in range(IN_FLIGHT)]
-            mode = "graph" if all(slot.is_graph for slot in slots) else "eager"
-            self._slots[batch] = list(slots)
-        else:
-            self._slots[batch] = [IdentitySlot(self._device, self._network, batch) for _ in range(IN_FLIGHT)]
-        slot, expected = self._slots[batch][0], []
-        for x in inputs_of(self._network, batch):
-            slot.x[...] = x
-            slot.start()
-            slot.wait()
-            expected.append(slot.y.tolist())
-        return {"mode": mode, "expected": expected}
+            return PlanSlot(self._device, self._network, batch, self._engine())
+        if self._network.file:
+            return TorchSlot(self._device, self._network, batch, self._module(), self._torch())
+        return IdentitySlot(self._device, self._network, batch)
 
     @cache  # noqa: B019 - there is one of these, as long as the process lives
     def _engine(self) -> Any:
@@ -227,21 +223,43 @@ class Side:
         runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
         return runtime.deserialize_cuda_engine(self._file.read_bytes())
 
+    @cache  # noqa: B019 - see above
+    def _module(self) -> Any:
+        import torch
+
+        module = torch.jit.load(str(self._file), map_location=self._torch().name).eval()
+        torch.cuda.synchronize()
+        return module
+
+    @cache  # noqa: B019 - see above
+    def _torch(self) -> Any:
+        from penstock.workers.backends.torch_gpu import TorchGpu
+
+        return TorchGpu(self._device.ordinal)
+
     def measure(self, batch: int, seconds: float, in_flight: int) -> dict[str, float]:
-        """See the module's function."""
-        return measure(self._slots[batch][:in_flight], seconds)
+        """See the module's function. Raises RuntimeError for an output that is not what it was before."""
+        slots = self._slots[batch][:in_flight]
+        for slot in slots:
+            slot.y[...] = POISON
+        found = measure(slots, seconds)
+        if not all(models.is_right(slot.y, self._outputs[batch]) for slot in slots):
+            raise RuntimeError("the raw loop computed something else than at first")
+        return found
 
 
 def main() -> None:
     """Serves the commands on standard input."""
     network = {each.name: each for each in models.NETWORKS}[sys.argv[1]]
-    side = Side(network, Path(sys.argv[2]), "--eager" in sys.argv)
+    side = Side(network, Path(sys.argv[2]))
+    print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         word, batch, seconds = line.split()
-        if word == "prepare":
-            answer: Any = side.prepare(int(batch))
-        else:
-            answer = side.measure(int(batch), float(seconds), 1 if word == "wait" else IN_FLIGHT)
+        try:
+            answer = side.answer(word, int(batch), float(seconds))
+        except Exception as error:  # noqa: BLE001 - one batch size that cannot be had does not cost the others
+            traceback.print_exc()
+            answer = {"failed": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), flush=True)
 
 

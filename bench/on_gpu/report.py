@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
@@ -20,11 +22,54 @@ ONE_ROW_MS, ONE_ROW_BUSY_MS, MANY_ROWS_MS, ON_DEVICE_MS = 0.16, 0.08, 1.0, 0.1
 LEAST_PERCENT = 95.0
 
 
+class Figures:
+    """What was measured so far, in a file, where one is named, from the first figure on. `left_out` grows meanwhile."""
+
+    def __init__(self, head: Row, left_out: Sequence[str], file: Path | None) -> None:
+        self._measured: Row = {**head, "complete": False}
+        self._left_out = left_out
+        self._file = file
+
+    def __repr__(self) -> str:
+        return f"<Figures {[name for name in self._measured if name not in ('rehearsal', 'machine', 'device')]}>"
+
+    def put(self, name: str, found: Any) -> None:
+        """One part as it is."""
+        self._measured[name] = found
+        self.save()
+
+    def add(self, name: str, rows: Sequence[Row]) -> None:
+        """More rows of a part."""
+        self.put(name, [*self._measured.get(name, []), *rows])
+
+    def complete(self) -> None:
+        """Nothing comes any more."""
+        self.put("complete", True)
+
+    def everything(self) -> Row:
+        """With what follows from it."""
+        reached = goals(self._measured.get("latency", ()), self._measured.get("full_load", ()))
+        return {**self._measured, "goals": reached, "left_out": list(self._left_out)}
+
+    def text(self) -> str:
+        return markdown(self.everything())
+
+    def save(self) -> None:
+        """Writes JSON and table, each as a whole or not at all."""
+        if self._file is not None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            content = json.dumps(self.everything(), indent=1) + "\n"
+            for file, written in ((self._file, content), (self._file.with_suffix(".md"), self.text())):
+                unfinished = file.with_name(f"{file.name}.unfinished")
+                unfinished.write_text(written, encoding="utf-8")
+                unfinished.replace(file)
+
+
 def goals(latency: Iterable[Row], served: Iterable[Row]) -> list[Row]:
     """What must hold, row by row. Networks only: identity computes nothing, so that nothing of it can be hidden or compared."""
     found = []
     for row in latency:
-        if "beyond_raw_us" not in row or row["model"] == "identity":
+        if row["model"] == "identity" or ("beyond_raw_us" not in row and row["memory"] != "cuda"):
             continue
         if row["memory"] == "cuda":
             found.append(_goal(row, "beyond_infer_us", "latency beyond compute_infer, CUDA region", ON_DEVICE_MS))
@@ -34,7 +79,7 @@ def goals(latency: Iterable[Row], served: Iterable[Row]) -> list[Row]:
         elif row["batch"] == 64:
             found.append(_goal(row, "beyond_raw_us", "latency beyond the raw loop's", MANY_ROWS_MS))
     for row in served:
-        if row["model"] == "identity":
+        if row["model"] == "identity" or "percent_of_raw" not in row:
             continue
         percent = row["percent_of_raw"]
         what = f"{row['model']}, batch {row['batch']}: served throughput, percent of the raw loop's"
@@ -58,13 +103,17 @@ def markdown(figures: Row) -> str:
     for name in ("chain", "transfers", "gathers", "waits", "pinning", "opening"):
         if name in floors:
             rows = floors[name] if isinstance(floors[name], list) else [floors[name]]
-            parts += [f"## Raw: {name}", table(list(rows[0]), rows)]
+            columns = dict.fromkeys(key for row in rows for key in row)
+            parts += [f"## Raw: {name}", table(list(columns), rows)]
     for name, columns in (("latency", LATENCY_COLUMNS), ("throughput", THROUGHPUT_COLUMNS)):
         if figures.get(name):
             parts += [f"## Served: {name}", table(columns, figures[name])]
-    for name in ("full_load", "regions", "memory", "goals"):
+    for name in ("full_load", "overlap", "regions", "memory", "goals"):
         if figures.get(name):
-            parts += [f"## {name.replace('_', ' ').capitalize()}", table(list(figures[name][0]), figures[name])]
+            columns = dict.fromkeys(key for row in figures[name] for key in row)
+            parts += [f"## {name.replace('_', ' ').capitalize()}", table(list(columns), figures[name])]
+    if not figures["complete"]:
+        parts.append("**Not complete:** it was ended before everything was measured.")
     if figures["left_out"]:
         parts.append("## Left out\n\n" + "\n".join(f"- {what}" for what in figures["left_out"]))
     if figures["rehearsal"]:

@@ -81,4 +81,7 @@ def test_the_bench_runs_from_end_to_end_on_a_simulation(tmp_path: Path, simulate
     ]  # fmt: skip
     assert len(figures["regions"]) == 3 and figures["memory"]
     assert figures["goals"] == []
-    assert figures["left_out"] == ["plan: not on a simulation", "convnet and chain: not on a simulation"]
+    assert figures["left_out"] == ["convnet and chain: not on a simulation", "plan: not on a simulation"]
+    assert figures["complete"]
+    assert [(row["model"], row["batch"]) for row in figures["full_load"]] == [("identity", 1)]
+    assert [(row["model"], row["batch"]) for row in figures["overlap"]] == [("echo", 1)]
