@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The onnxruntime backend for devices, bound to host memory on the CPU provider: binding, holding, lanes, graphs' bookkeeping.
 
-What it does on a GPU is told by tests/gpu/test_onnxruntime_on_gpu.py.
+What it does on a GPU is told by tests/gpu/test_models_of_onnx.py.
 """
 
 from __future__ import annotations

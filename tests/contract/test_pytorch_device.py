@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pytorch backend for devices, with torch on the CPU in the place of the GPU: placing, holding, lending, graphs' bookkeeping.
 
-What it does on a GPU is told by tests/gpu/test_torch_on_gpu.py.
+What it does on a GPU is told by tests/gpu/test_models_of_torch.py.
 """
 
 from __future__ import annotations

@@ -26,18 +26,19 @@ instance_group [ {{ kind: KIND_GPU }} ]
 
 
 def add_model(
-    repository: Path, backend: str, dim: int, rest: str = "", names: Sequence[str] = ("INPUT__0", "OUTPUT__0"), rows: int = 8
-) -> Path:
-    """Writes the configuration of `net`; where its file belongs is returned."""
-    folder = repository / "net" / "1"
+    repository: Path, backend: str, dim: int, rest: str = "", names: Sequence[str] = ("INPUT__0", "OUTPUT__0"), rows: int = 8,
+    model: str = "net",
+) -> Path:  # fmt: skip
+    """Writes the configuration of a model; where its file belongs is returned."""
+    folder = repository / model / "1"
     folder.mkdir(parents=True)
     text = CONFIG.format(backend=backend, rows=rows, names=names, dim=dim, rest=rest)
-    (repository / "net" / "config.pbtxt").write_text(text)
+    (repository / model / "config.pbtxt").write_text(text)
     return folder
 
 
-def asked(client: Client, memory: str, x: Array, names: Sequence[str] = ("INPUT__0", "OUTPUT__0")) -> Array:
-    """What `net` answers to x, in and out of a region of this kind; the input must be as it was."""
+def asked(client: Client, memory: str, x: Array, names: Sequence[str] = ("INPUT__0", "OUTPUT__0"), model: str = "net") -> Array:
+    """What a model answers to x, in and out of a region of this kind; the input must be as it was."""
     region = make_region(memory, 2 * x.nbytes)
     client.register(region)
     region.unlink()
@@ -45,7 +46,7 @@ def asked(client: Client, memory: str, x: Array, names: Sequence[str] = ("INPUT_
         write_into(region, x, 0)
         write_into(region, np.full_like(x, POISON), x.nbytes)
         source, target = (region.tensor("FP32", x.shape, offset) for offset in (0, x.nbytes))
-        client.infer(PlacedRequest("net", -1, {names[0]: source}, {names[1]: target}), timeout_s=60.0)
+        client.infer(PlacedRequest(model, -1, {names[0]: source}, {names[1]: target}), timeout_s=60.0)
         np.testing.assert_array_equal(read_from(region, x.shape, 0), x)
         return read_from(region, x.shape, x.nbytes)
     finally:
