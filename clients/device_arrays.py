@@ -188,14 +188,18 @@ def on_device(value: Any) -> DeviceArray | None:
     ordinal = cuda.pointer_kind(address).ordinal if prod(shape) else 0
     if ordinal < 0:
         raise invalid(f"the {dtype}{list(shape)} at {address:#x} is no memory that CUDA knows of")
-    _await(value, facts.get("stream"))
+    _await(value, facts.get("stream"), ordinal)
     return DeviceArray(value, ordinal, address, dtype, shape)
 
 
-def _await(value: Any, stream: int | None) -> None:
+def _await(value: Any, stream: int | None, ordinal: int) -> None:
     """What is done next in the default stream comes after what the array's library has put into its own."""
     if hasattr(value, "__dlpack__"):
-        value.__dlpack__(stream=LEGACY_STREAM)  # which is what asking for a capsule means; nobody takes it
+        try:
+            value.__dlpack__(stream=LEGACY_STREAM)  # which is what asking for a capsule means; nobody takes it
+        except BufferError:  # torch: it lies on another GPU than torch's current one, or older: it is of bool
+            with on(ordinal):
+                cuda.call("cudaDeviceSynchronize")
     elif stream is not None:
         cuda.call("cudaStreamSynchronize", stream)
 

@@ -42,6 +42,12 @@ class HostDevice:
 
     ordinal = 0
 
+    def __init__(self) -> None:
+        self.synchronized = 0
+
+    def synchronize(self) -> None:
+        self.synchronized += 1
+
 
 class HostMemory:
     """Memory with an address, filled with ones."""
@@ -104,8 +110,8 @@ class ServedOnHost:
 
     def __init__(self, backend: DeviceBackend, spec: ModelSpec, directory: Path, lanes: int = 1) -> None:
         self.spec = spec
-        device: Any = HostDevice()
-        self.signature = backend.load(LoadModel(spec, "m_0_0", str(directory), threads=1), device)
+        self.device: Any = HostDevice()
+        self.signature = backend.load(LoadModel(spec, "m_0_0", str(directory), threads=1), self.device)
         self.slots, self._memories = slots_of(spec, lanes)
         backend.warm_up(spec, self.slots)
         self._backend: Any = backend

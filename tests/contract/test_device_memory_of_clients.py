@@ -257,6 +257,24 @@ def test_a_library_is_told_that_the_default_stream_waits_for_it(region: CudaRegi
     assert on_device(Tensor(address, "<f4", (2,), stream=1)) is not None
 
 
+class Refusing(Tensor):
+    """What torch does with a tensor on another GPU than its current one."""
+
+    def __dlpack__(self, stream: int | None = None) -> object:
+        raise BufferError("Can't export tensors on a different CUDA device index.")
+
+
+def test_a_library_that_gives_no_capsule_is_waited_for_with_the_whole_gpu(region: CudaRegion, cuda_kind: CudaRig) -> None:
+    """Given one whose kernel has not run yet, in a stream that nobody knows, then it has run when the array is taken."""
+    address = region.memory.address
+    with Device(0, blocking=True) as device, Stream(device) as stream:
+        add = cuda_kind.adding_one(address, 4)
+        add(stream)
+        array = on_device(Refusing(address, "|u1", (4,)))
+        assert stream.is_idle() and array is not None
+        assert array.read().tolist() == [1, 1, 1, 1]
+
+
 def test_the_stride_of_a_dimension_of_one_means_nothing(region: CudaRegion) -> None:
     """Given a batch of one, whose first stride libraries fill in as they like, then it is dense."""
     address = region.memory.address

@@ -41,6 +41,7 @@ class Served(ServedOnHost):
 
         self.backend = TorchCuda(opened)
         super().__init__(self.backend, spec, directory, lanes)
+        assert self.device.synchronized == 1  # weights are there before a lane's stream reads them
 
 
 def rows(count: int, seed: int = 0, width: int = 6) -> Any:

@@ -66,6 +66,7 @@ class TorchCuda(DeviceBackend):
         self._instance = order.instance
         self._gpu = self._open_gpu(device.ordinal)
         self._program = load_program(order, self._gpu.name)
+        device.synchronize()  # what loading did, it did in torch's own stream, for which those of lanes do not wait
         return signature_of(self._program, order.spec)
 
     def warm_up(self, spec: ModelSpec, slots: Sequence[Slot], samples_follow: bool = False) -> None:
