@@ -57,6 +57,15 @@ def test_what_is_not_finite_must_be_so_in_both(other: list[float]) -> None:
     assert difference("FP32", octets(expected), octets(np.array(other, np.float32))) != ""
 
 
+def test_infinities_in_the_same_places_leave_the_rest_to_be_compared() -> None:
+    expected = octets(np.array([np.inf, 1, np.nan], np.float32))
+    assert difference("FP32", expected, expected.copy()) == ""
+    assert (
+        difference("FP32", expected, octets(np.array([np.inf, 2, np.nan], np.float32)))
+        == "off by 1 where the largest value is 1"
+    )
+
+
 def test_outputs_of_zeros_must_be_zeros() -> None:
     zeros = octets(np.zeros(4, np.float32))
     assert difference("FP32", zeros, octets(np.array([0, 0, 0, 1e-6], np.float32))) != ""

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +40,9 @@ class Prepared(NamedTuple):
     produced: tuple[Shape, ...]
 
 
+Captured = tuple[Station, Prepared, Graph]
+
+
 class Capturing:
     """Makes graphs for all stations of a lane, of one model."""
 
@@ -66,9 +71,14 @@ class Capturing:
                 self._check_room(station, prepared)
                 self._make_room(station, prepared)
             captured = self._capture_all(stations, prepared)
-            for station, each, graph in captured:  # only now: a later capture may have spoilt an earlier one
-                self._admit(station, each, graph)
+            try:
+                while captured:  # only now: a later capture may have spoilt an earlier one
+                    self._admit(*captured[0])
+                    captured.popleft()
+            finally:
+                _close(captured)
         except NotCapturable as reason:
+            self._executions.drop_graphs()
             self._say(f"no CUDA graphs: {reason}")
 
     # --- before capture --------------------------------------------------------------------------------------------------
@@ -119,13 +129,15 @@ class Capturing:
 
     # --- capture ---------------------------------------------------------------------------------------------------------
 
-    def _capture_all(self, stations: Sequence[Station], prepared: Sequence[Prepared]) -> list[tuple[Station, Prepared, Graph]]:
-        captured: list[tuple[Station, Prepared, Graph]] = []
+    def _capture_all(self, stations: Sequence[Station], prepared: Sequence[Prepared]) -> deque[Captured]:
+        captured: deque[Captured] = deque()
         try:
-            captured.extend((station, each, self._capture(station, each)) for station in stations for each in prepared)
+            for station, each in product(stations, prepared):
+                graph = self._capture(station, each)
+                captured.append((station, each, graph))
+                graph.upload(station.slot.lane.stream)
         except BaseException:
-            for _, _, graph in captured:
-                graph.close()
+            _close(captured)
             raise
         return captured
 
@@ -136,13 +148,12 @@ class Capturing:
         self._enqueue(station, execution, prepared.bucket, prepared.bucket.rows)
         stream.synchronize()
         try:
-            graph = Graph.capture(stream, lambda: execution.launch(stream))
+            with self._executions.quietly():
+                return Graph.capture(stream, lambda: execution.launch(stream))
         except (cuda.CudaError, ModelError) as error:
             if isinstance(error, cuda.CudaError) and error.is_sticky:
                 raise
             raise NotCapturable(f"capture of {prepared.bucket} failed: {error.message}") from error
-        graph.upload(stream)
-        return graph
 
     def _enqueue(self, station: Station, execution: Execution, bucket: Bucket, rows: int) -> None:
         """Plain execution at the addresses of the graph."""
@@ -178,11 +189,17 @@ class Capturing:
             tuple(_size(tensor, shape) for tensor, shape in zip(self._inputs, bucket.shapes(count), strict=True))
             for count in (rows, bucket.rows)
         )
-        produced = tuple((rows, *shape[1:]) if bucket.rows else shape for shape in prepared.produced)
+        produced = tuple(
+            (rows, *shape[1:]) if bucket.rows and position >= 0 else shape  # others need not have rows
+            for shape, position in zip(prepared.produced, self._positions, strict=True)
+        )
         return Route(graph, max(rows, 1), filled, read, produced)
 
     def _compare(self, station: Station, prepared: Prepared, graph: Graph, rows: int) -> str:
-        """In what the graph differs from plain execution for a batch of so many rows, on random inputs; "" for nothing."""
+        """In what the graph differs from plain execution for a batch of so many rows, on random inputs; "" for nothing.
+
+        Outputs that the configuration leaves out are nobody's, and need not have rows.
+        """
         route, stream = self._route(prepared, graph, rows), station.slot.lane.stream
         stream.synchronize()
         for tensor, address, size in zip(self._inputs, station.sources, route.read, strict=True):
@@ -191,20 +208,27 @@ class Capturing:
         profile = self._profiles.choose(prepared.bucket.shapes(rows))
         self._enqueue(station, self._executions.on(profile), prepared.bucket, rows)
         stream.synchronize()
-        sizes = [_size(tensor, shape) for tensor, shape in zip(self._outputs, route.produced, strict=True)]
-        expected = [_read(address, size) for address, size in zip(station.targets, sizes, strict=True)]
-        for address, size in zip(station.targets, sizes, strict=True):
-            _write(address, np.full(size, POISON, np.uint8))
+        served = [number for number, position in enumerate(self._positions) if position >= 0]
+        sizes = {number: _size(self._outputs[number], route.produced[number]) for number in served}
+        expected = {number: _read(station.targets[number], size) for number, size in sizes.items()}
+        for number, size in sizes.items():
+            _write(station.targets[number], np.full(size, POISON, np.uint8))
         station.launch(route)
         stream.synchronize()
-        for tensor, address, content in zip(self._outputs, station.targets, expected, strict=True):
-            found = difference(tensor.datatype, content, _read(address, content.size))
+        for number, content in expected.items():
+            tensor = self._outputs[number]
+            found = difference(tensor.datatype, content, _read(station.targets[number], content.size))
             if found:
                 return f"output '{tensor.name}' of the graph and of plain execution: {found}"
         return ""
 
     def _say(self, text: str) -> None:
         sys.stderr.write(f"model '{self._spec.name}': {text}\n")
+
+
+def _close(captured: Iterable[Captured]) -> None:
+    for _, _, graph in captured:
+        graph.close()
 
 
 def _read(address: int, byte_size: int) -> Octets:

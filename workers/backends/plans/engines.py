@@ -178,17 +178,19 @@ class Engines:
         return None
 
     def _context_of(self, engine: Any, profile: int, stream: Stream, memory: tuple[int, int]) -> Any | None:
-        trt = self._library.trt
-        self._library.log.forget()
-        if hasattr(trt, "ExecutionContextAllocationStrategy"):
-            context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        else:
-            context = engine.create_execution_context_without_device_memory()
-        if context is None:
-            raise ModelError(f"no execution context for '{self._filename}': {self._library.log.reason()}")
-        if any(tensor.needs_profile for tensor in self.inputs):
-            with self._library.log.quietly():
-                if not context.set_optimization_profile_async(profile, stream.address):
+        trt, log = self._library.trt, self._library.log
+        log.forget()
+        with log.quietly():  # 8.5 tries profile 0 on its own for each context, and says so where another one has it
+            if hasattr(trt, "ExecutionContextAllocationStrategy"):
+                context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+            else:
+                context = engine.create_execution_context_without_device_memory()
+            if context is None:
+                raise ModelError(f"no execution context for '{self._filename}': {log.reason()}")
+            if any(tensor.needs_profile for tensor in self.inputs):
+                try:
+                    context.set_optimization_profile_async(profile, stream.address)
+                except RuntimeError:  # the binding's word for no, where other setters return False
                     return None
         if hasattr(context, "set_device_memory"):
             context.set_device_memory(*memory)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ....ipc.errors import ModelError
@@ -70,13 +71,16 @@ class Execution:
                 self.bind(tensor.name, self._host_values[tensor.name].address)
             if tensor.is_dynamic and not self._context.set_input_shape(tensor.name, self._library.trt.Dims(shape)):
                 raise ModelError(f"TensorRT refuses shape {list(shape)} of input '{tensor.name}': {log.reason()}")
-        if self._host_values:
-            missing = self._context.infer_shapes()
-            if missing:
-                raise ModelError(f"TensorRT cannot infer shapes without {', '.join(missing)}: {log.reason()}")
-        self._produced = tuple(tuple(self._context.get_tensor_shape(tensor.name)) for tensor in self._outputs)
-        self._shapes = shapes
-        return self._produced
+        try:
+            missing = self._context.infer_shapes() if self._host_values else ()
+            produced = tuple(tuple(self._context.get_tensor_shape(tensor.name)) for tensor in self._outputs)
+        except (RuntimeError, ValueError) as error:  # of shapes that do not go together follow Dims of length -1
+            given = ", ".join(f"{tensor.name} {list(shape)}" for tensor, shape in zip(self._inputs, shapes, strict=True))
+            raise ModelError(f"TensorRT cannot infer the shapes that follow from {given}: {log.reason(str(error))}") from error
+        if missing:
+            raise ModelError(f"TensorRT cannot infer shapes without {', '.join(missing)}: {log.reason()}")
+        self._shapes, self._produced = shapes, produced
+        return produced
 
     def bind(self, name: str, address: int) -> None:
         """Where a tensor lies in the next execution."""
@@ -167,13 +171,23 @@ class LaneExecutions:
                 execution = self._of_graphs[profile.number] = self._around(context)
         return execution
 
-    def close(self) -> None:
-        """Lets go of all contexts, then of their memory. Idempotent."""
-        for execution in self._all():
+    def quietly(self) -> AbstractContextManager[None]:
+        """Around what may fail without harm: TensorRT logs nothing."""
+        return self._library.log.quietly()
+
+    def drop_graphs(self) -> None:
+        """Lets go of the contexts that were made for graphs, of which there are none; the stream is idle."""
+        for execution in (*self._of_one_graph, *self._of_graphs.values()):
             execution.close()
-        self._plain.clear()
         self._of_one_graph.clear()
         self._of_graphs.clear()
+
+    def close(self) -> None:
+        """Lets go of all contexts, then of their memory. Idempotent."""
+        self.drop_graphs()
+        for execution in self._plain.values():
+            execution.close()
+        self._plain.clear()
         self._activations.close()
 
     def _all(self) -> list[Execution]:

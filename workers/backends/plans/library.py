@@ -23,13 +23,14 @@ REASON_LINES = 4
 
 
 class LogLines:
-    """What TensorRT logged: warnings and errors go to this process's error output, and the last errors are kept.
+    """What TensorRT logged: warnings and errors go to this process's error output, and the last of them are kept.
 
     TensorRT says why something failed in its log only. Its threads log as well; a deque's append is atomic.
     """
 
     def __init__(self) -> None:
         self._errors: deque[str] = deque(maxlen=REASON_LINES)
+        self._warnings: deque[str] = deque(maxlen=REASON_LINES)
         self._is_quiet = False
 
     def __repr__(self) -> str:
@@ -37,18 +38,18 @@ class LogLines:
 
     def take(self, is_error: bool, text: str) -> None:
         """One line."""
-        if is_error:
-            self._errors.append(text.strip())
+        (self._errors if is_error else self._warnings).append(text.strip())
         if not self._is_quiet:
             sys.stderr.write(f"TensorRT {'error' if is_error else 'warning'}: {text.strip()}\n")
 
     def forget(self) -> None:
         """Before a call whose failure these lines shall explain."""
         self._errors.clear()
+        self._warnings.clear()
 
     def reason(self, otherwise: str = "TensorRT gives no reason") -> str:
-        """The errors since `forget`, oldest first."""
-        return "; ".join(dict.fromkeys(self._errors)) or otherwise
+        """The errors since `forget`, oldest first; the warnings where there are none (8.5 only warns of a missing driver)."""
+        return "; ".join(dict.fromkeys(self._errors or self._warnings)) or otherwise
 
     @contextmanager
     def quietly(self) -> Iterator[None]:

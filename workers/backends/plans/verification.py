@@ -42,7 +42,7 @@ def difference(datatype: str, expected: Octets, got: Octets) -> str:
         return "infinities or NaN in one and not in the other"
     if not finite.any():
         return ""
-    largest, magnitude = np.abs(left - right)[finite].max(), np.abs(left[finite]).max()
+    largest, magnitude = np.abs(left[finite] - right[finite]).max(), np.abs(left[finite]).max()
     return (
         f"off by {largest:.3g} where the largest value is {magnitude:.3g}" if largest > TOLERANCES[datatype] * magnitude else ""
     )

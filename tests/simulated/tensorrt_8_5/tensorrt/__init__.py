@@ -94,7 +94,10 @@ class ICudaEngine(CommonEngine):
 
 
 class Runtime(CommonRuntime):
+    """Only warns of a missing driver."""
+
     _trt = _trt
+    _severity_of_no_gpu = ILogger.WARNING
 
 
 class INetworkDefinition(CommonNetwork):

@@ -36,11 +36,12 @@ class Dims:
 
     def __init__(self, shape: Iterable[int] = ()) -> None:
         self._sizes = tuple(int(size) for size in shape)
-        if len(self._sizes) > self.MAX_DIMS:
-            raise ValueError("Dims cannot have more than 8 dimensions")
+        self._length = len(self._sizes)
+        if self._length > self.MAX_DIMS:
+            raise ValueError(f"Input length {self._length}. Max expected length is 8")
 
     def __len__(self) -> int:
-        return len(self._sizes)
+        return self._length
 
     def __getitem__(self, index: Any) -> Any:
         return self._sizes[index]
@@ -56,6 +57,13 @@ class Dims:
 
     def __repr__(self) -> str:
         return str(self._sizes)
+
+
+def no_dims() -> Dims:
+    """What stands for a shape that there is none of: of length -1, which Python takes for no length (ValueError)."""
+    dims = Dims()
+    dims._length = -1
+    return dims
 
 
 class IHostMemory(bytes):

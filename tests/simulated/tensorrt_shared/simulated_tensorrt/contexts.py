@@ -3,6 +3,8 @@
 
 - An address that is no multiple of 256, the default stream, a shape outside of the profile, shapes, addresses or memory that
   were not given: the call says False, and the reason is in the log only.
+- The binding raises where a profile cannot be set and where shapes cannot be inferred; other setters return False.
+- Shapes of inputs that do not go together are taken, and what follows from them has a length of -1.
 - What is enqueued runs when the stream comes to it, with the shapes and addresses of the moment at which it was enqueued.
 - A context that computes writes into its device memory, so that two that share it at the same time harm each other.
 - A replayed graph of a plan with `reads_shapes_from_context` sees the shapes that its context has by then; if they are others,
@@ -22,7 +24,7 @@ import numpy as np
 from cuda import simulation
 from cuda.bindings import runtime as cudart
 
-from .basics import Dims, sizes
+from .basics import Dims, no_dims, sizes
 from .engines import item_bytes
 from .logs import SPEAKER
 from .networks import DTYPES, Array, Shape, is_within, output_shapes
@@ -46,11 +48,11 @@ class CommonContext:
         return self._profile
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-        if not 0 <= profile_index < self.engine.num_optimization_profiles:
+        exists = 0 <= profile_index < self.engine.num_optimization_profiles
+        if not exists:
             SPEAKER.error(f"IExecutionContext::setOptimizationProfileAsync: invalid profile index {profile_index}")
-            return False
-        if self.engine._claim(self, profile_index) is False:
-            return False
+        if not exists or not self.engine._claim(self, profile_index):
+            raise RuntimeError("Error in set optimization profile async.")
         self._shapes = {name: shape for name, shape in self._shapes.items() if -1 not in self.engine._plan.inputs[name][1]}
         return True
 
@@ -70,14 +72,29 @@ class CommonContext:
         plan = self.engine._plan
         if name in plan.inputs:
             return Dims(self._shapes.get(name, sizes(plan.inputs[name][1])))
-        if self.infer_shapes():
+        if self._missing():
             return Dims(plan.outputs[name][1])
-        return Dims(output_shapes(plan, self._shapes, self._host_values())[name])
+        made = self._made(self._host_values())
+        return no_dims() if made is None else Dims(made[name])
 
     def infer_shapes(self) -> list[str]:
+        missing = self._missing()
+        if not missing and self._made(self._host_values()) is None:
+            raise RuntimeError("infer_shapes error code: -1")
+        return missing
+
+    def _missing(self) -> list[str]:
         plan = self.engine._plan
         missing = [name for name in plan.inputs if name not in self._shapes]
         return missing + [name for name in plan.host_inputs if not self._addresses.get(name)]
+
+    def _made(self, host_values: dict[str, Array]) -> dict[str, Shape] | None:
+        """Shapes of the outputs; None, and a line in the log, where there can be none."""
+        try:
+            return output_shapes(self.engine._plan, self._shapes, host_values)
+        except ValueError as error:
+            SPEAKER.error(f"IExecutionContext::inferShapes: Error Code 7: Internal Error ({error})")
+            return None
 
     @property
     def all_binding_shapes_specified(self) -> bool:
@@ -117,7 +134,9 @@ class CommonContext:
             return False
         plan, host_values = self.engine._plan, self._host_values()
         shapes, addresses = dict(self._shapes), dict(self._addresses)
-        made = output_shapes(plan, shapes, host_values)
+        made = self._made(host_values)
+        if made is None:
+            return False
         if plan.has_loops or self._streams_weights or any(-1 in shape for shape in made.values()):
             error = cudart.cudaStreamSynchronize(stream_handle)[0]
             if error:
@@ -145,7 +164,7 @@ class CommonContext:
             return "Using default stream in enqueueV3() may lead to performance issues"
         if self._profile < 0 and self.engine._is_dynamic:
             return "no optimization profile was set"
-        missing = self.infer_shapes()
+        missing = self._missing()
         if missing:
             return f"shapes or values of {', '.join(missing)} are not set"
         lacking = [name for name in self.engine._tensors if not self._addresses.get(name) and name not in self._allocators]

@@ -11,7 +11,7 @@ from typing import Any
 from cuda.bindings import runtime as cudart
 
 from .basics import Dims, TensorIOMode, TensorLocation
-from .logs import SPEAKER
+from .logs import SPEAKER, Severity
 from .networks import DTYPES, Plan
 
 
@@ -22,12 +22,13 @@ def is_plugin_present(name: str) -> bool:
 
 class CommonRuntime:
     _trt: Any
+    _severity_of_no_gpu = Severity.ERROR
 
     def __init__(self, logger: Any) -> None:
         SPEAKER.take(logger)
         error, count = cudart.cudaGetDeviceCount()
         if error or not count:
-            SPEAKER.error(f"CUDA initialization failure with error: {int(error) or 100}")
+            SPEAKER.say(self._severity_of_no_gpu, f"CUDA initialization failure with error: {int(error) or 100}")
             raise TypeError("pybind11::init(): factory function returned nullptr")
         self.logger = logger
         self.max_threads = 1
@@ -67,7 +68,6 @@ class CommonEngine:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._has_contexts = False
         #: profile -> the context on it, where profiles are not shared
         self._users: dict[int, weakref.ref[Any]] = {}
         self._tensors = {**plan.inputs, **plan.outputs}
@@ -130,10 +130,13 @@ class CommonEngine:
         return any(-1 in shape for _, shape in self._plan.inputs.values())
 
     def _new_context(self, is_without_memory: bool) -> Any:
+        """A context, which is on profile 0 if it can be."""
         context = self._trt.IExecutionContext(self, is_without_memory)
-        if not self._has_contexts:
-            self._has_contexts = True
-            self._claim(context, 0)
+        if not self._claim(context, 0):
+            SPEAKER.say(
+                Severity.WARNING,
+                "Could not set default profile 0 for execution context. Profile index must be set explicitly.",
+            )
         return context
 
     def _claim(self, context: Any, profile: int) -> bool:

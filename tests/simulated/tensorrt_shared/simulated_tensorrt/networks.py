@@ -100,6 +100,11 @@ def _fill(op: dict[str, Any], tensors: dict[str, Array]) -> None:
     _write(op, tensors, np.full(tuple(tensors[op["in"][0]].tolist()), op["value"], np.float32))
 
 
+def _constant(op: dict[str, Any], tensors: dict[str, Array]) -> None:
+    """Of a shape that has nothing to do with the inputs'."""
+    _write(op, tensors, np.full(op["shape"], op["value"], np.float32))
+
+
 def _identity(op: dict[str, Any], tensors: dict[str, Array]) -> None:
     _write(op, tensors, tensors[op["in"][0]])
 
@@ -123,7 +128,7 @@ def _onnx(op: dict[str, Any], tensors: dict[str, Array]) -> None:
 
 OPERATORS: dict[str, Callable[[dict[str, Any], dict[str, Array]], None]] = {
     "scale": _scale, "add": _add, "row_sum": _row_sum, "batch_mean": _batch_mean, "nonzero": _nonzero, "fill": _fill,
-    "identity": _identity, "loop": _identity, "cast": _cast, "plugin": _scale, "onnx": _onnx,
+    "constant": _constant, "identity": _identity, "loop": _identity, "cast": _cast, "plugin": _scale, "onnx": _onnx,
 }  # fmt: skip
 
 
