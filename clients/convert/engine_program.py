@@ -3,6 +3,8 @@
 
     parent --stdin: one line, Order--> this process --stdout: lines, Report--> parent
 
+Nothing else may come out there: what native code or a plugin prints goes to the error output.
+
 A process, because a build takes minutes in native code, which nothing else can interrupt, and so that its GPU memory is gone
 when the engine is served. TensorRT 8.5 to 11; what only some of them have is looked for.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,10 @@ _DATATYPES = {
 }  # fmt: skip
 
 
+REASON_LINES = 3
+"""So many of the last lines of TensorRT's log are the reason for a failure."""
+
+
 class BuildError(Exception):
     """There is no engine, and why."""
 
@@ -34,10 +40,12 @@ class BuildError(Exception):
 class Builder:
     """One build, told step by step on standard output."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, tell: Callable[[str], None]) -> None:
         self._order = order
-        #: what TensorRT said of errors, the last few
-        self.said: list[str] = []
+        self._tell = tell
+        #: what TensorRT said of errors, and what it warned of
+        self._said: list[str] = []
+        self._warned: list[str] = []
         self._trt: Any = None
         #: TensorRT uses both for as long as it runs
         self._logger: Any = None
@@ -75,11 +83,11 @@ class Builder:
         tensorrt.init_libnvinfer_plugins(self._logger, "")
         network = builder.create_network(self._network_flags())
         parser = tensorrt.OnnxParser(network, self._logger)
-        _tell("parsing")
+        self._tell("parsing")
         if not parser.parse_from_file(self._order.onnx):
             raise BuildError(self._parser_errors(parser))
         config = self._configured(builder)
-        _tell("building")
+        self._tell("building")
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise BuildError(f"the engine was not built: {self._reason('TensorRT says nothing')}")
@@ -124,7 +132,7 @@ class Builder:
         content = path.read_bytes() if path.exists() else b""
         cache = config.create_timing_cache(content)
         if cache is None or not config.set_timing_cache(cache, False):
-            _tell(f"timing cache {path} is of another TensorRT or another GPU, and is replaced")
+            self._tell(f"timing cache {path} is of another TensorRT or another GPU, and is replaced")
             config.set_timing_cache(config.create_timing_cache(b""), False)
 
     def _keep_timings(self, config: Any) -> None:
@@ -153,10 +161,11 @@ class Builder:
         return "the ONNX file cannot be parsed: " + ("; ".join(lines) or self._reason("the parser says nothing"))
 
     def _reason(self, otherwise: str) -> str:
-        return "; ".join(self.said[-3:]) or otherwise
+        """The last errors; without any, the last warnings: of a missing driver 8.5 only warns."""
+        return "; ".join((self._said or self._warned)[-REASON_LINES:]) or otherwise
 
     def _make_logger(self) -> Any:
-        trt, said = self._trt, self.said
+        trt, said, warned = self._trt, self._said, self._warned
 
         class Logger(trt.ILogger):  # type: ignore[misc, name-defined]  # tensorrt ships no types
             def __init__(self) -> None:
@@ -165,11 +174,13 @@ class Builder:
             def log(self, severity: Any, text: str) -> None:
                 if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                     said.append(text.strip())
+                elif severity == trt.ILogger.WARNING:
+                    warned.append(text.strip())
 
         return Logger()
 
     def _make_monitor(self) -> Any:
-        trt = self._trt
+        trt, tell = self._trt, self._tell
 
         class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]  # tensorrt ships no types
             """Tells of the outermost phases; the inner ones come too often for anybody to read."""
@@ -189,7 +200,7 @@ class Builder:
                     tenth = 10 * (step + 1) // steps
                     if tenth != self._told.get(name):
                         self._told[name] = tenth
-                        _tell(f"{name}: {10 * tenth} %")
+                        tell(f"{name}: {10 * tenth} %")
                 return True
 
             def phase_finish(self, name: str) -> None:
@@ -198,27 +209,22 @@ class Builder:
         return Monitor()
 
 
-def _tell(step: str) -> None:
-    _say(Report(step=step))
-
-
-def _say(report: Report) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
-    sys.stdout.buffer.flush()
-
-
 def main(parent: int) -> int:
     """One order, to its end."""
     die_with_parent(parent)
-    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
-    builder = Builder(order)
-    try:
-        report = builder.run()
-    except BuildError as error:
-        _say(Report(error=str(error)))
-        return 1
-    _say(report)
-    return 0
+    with os.fdopen(os.dup(1), "wb", buffering=0) as reports:
+        os.dup2(2, 1)
+
+        def say(report: Report) -> None:
+            reports.write(msgspec.json.encode(report) + b"\n")
+
+        order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
+        try:
+            report = Builder(order, lambda step: say(Report(step=step))).run()
+        except BuildError as error:
+            report = Report(error=str(error))
+        say(report)
+    return 1 if report.error else 0
 
 
 if __name__ == "__main__":

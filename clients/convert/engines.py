@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -37,14 +38,20 @@ def _run(order: Order, say: Callable[[str], None]) -> Report:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
-            process.stdin.write(msgspec.json.encode(order) + b"\n")
-            process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # it ended before it heard of anything
+                process.stdin.write(msgspec.json.encode(order) + b"\n")
+                process.stdin.flush()
             for line in process.stdout:
                 report = msgspec.json.decode(line, type=Report)
                 if report.error or report.version:
                     return report
                 say(f"trt: {report.step}")
-            return Report(error=f"the builder ended early, with exit code {process.wait()}")
+            return Report(error=f"the builder {_end_of(process.wait())} before it was done")
         except BaseException:
             process.kill()
             raise
+
+
+def _end_of(code: int) -> str:
+    """What became of a process with this exit code; signal 9 is often the kernel's, for want of memory."""
+    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
