@@ -6,9 +6,11 @@ Each was seen in the real bindings, of 8.5.3 to 11.4, as far as they go without 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -101,6 +103,35 @@ def test_an_output_that_is_left_out_need_not_have_rows(
     assert rig.backend.replays(3) == graphs
     for rows in (8, 3):
         assert np.allclose(rig.run(rows_of(rows))[0], 2 * rows_of(rows))
+
+
+def test_without_memory_for_the_contexts_of_graphs_a_model_is_served_without_them(
+    simulated_tensorrt: SimulatedTensorRT, rigs: ExitStack, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Given an engine that can have three contexts; then those of graphs are given back, and batches are executed plainly."""
+    engine = simulated_tensorrt.trt.ICudaEngine
+    made, make = [], engine._new_context
+
+    def no_more_than_three(self: Any, is_without_memory: bool) -> Any:
+        made.append(self)
+        return make(self, is_without_memory) if len(made) <= 3 else None
+
+    monkeypatch.setattr(engine, "_new_context", no_more_than_three)
+    rig = rig_of(rigs, simulated_tensorrt.plan(X, Y, DOUBLE, [ROWS]), tmp_path)
+    rig.warm_up(SPEC)
+    if not simulated_tensorrt.is_old:  # whose graphs share a context
+        assert "no CUDA graphs: there is no context for that of batch 4: no execution context" in capsys.readouterr().err
+        assert len(rig.backend._executions[0]._all()) == 1
+        assert not rig.backend.replays(1)
+    assert np.allclose(rig.run(rows_of(3))[0], 2 * rows_of(3))
+
+
+def test_what_is_left_of_a_package_is_told(simulated_tensorrt: SimulatedTensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory without modules is imported all the same."""
+    monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
+    with pytest.raises(MachineError, match="TensorRT of unknown version is too old or incomplete: 8.5 is the first"):
+        library()
 
 
 def test_what_cannot_be_captured_keeps_no_contexts_for_graphs(

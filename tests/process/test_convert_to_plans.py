@@ -74,6 +74,13 @@ def test_half_precision_is_a_flag_up_to_10_and_a_matter_of_the_file_from_11(
         assert "--precision fp16 for an ONNX file needs onnxconverter-common" in steps
 
 
+def test_without_a_gpu_nothing_is_built_and_tensorrt_says_why(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """8.5 only warns of it."""
+    monkeypatch.setenv("SIMULATED_CUDA_GPUS", "0")
+    _, steps = convert(DIGITS, repository, code=1)
+    assert "finds no GPU: CUDA initialization failure with error: 100" in steps
+
+
 def test_what_the_parser_does_not_know_is_listed(machine: SimulatedTensorRT, repository: Path, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     model = onnx.load(DIGITS)

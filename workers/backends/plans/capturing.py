@@ -143,7 +143,10 @@ class Capturing:
 
     def _capture(self, station: Station, prepared: Prepared) -> Graph:
         """The graph of one bucket. Enqueued once before, since that is when TensorRT settles what follows from new shapes."""
-        execution = self._executions.for_graph(prepared.profile)
+        try:
+            execution = self._executions.for_graph(prepared.profile)
+        except ModelError as error:  # for want of memory, without which batches are still executed
+            raise NotCapturable(f"there is no context for that of {prepared.bucket}: {error.message}") from error
         stream = station.slot.lane.stream
         self._enqueue(station, execution, prepared.bucket, prepared.bucket.rows)
         stream.synchronize()
@@ -189,10 +192,7 @@ class Capturing:
             tuple(_size(tensor, shape) for tensor, shape in zip(self._inputs, bucket.shapes(count), strict=True))
             for count in (rows, bucket.rows)
         )
-        produced = tuple(
-            (rows, *shape[1:]) if bucket.rows and position >= 0 else shape  # others need not have rows
-            for shape, position in zip(prepared.produced, self._positions, strict=True)
-        )
+        produced = tuple((rows, *shape[1:]) if bucket.rows else shape for shape in prepared.produced)
         return Route(graph, max(rows, 1), filled, read, produced)
 
     def _compare(self, station: Station, prepared: Prepared, graph: Graph, rows: int) -> str:

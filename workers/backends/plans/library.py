@@ -102,7 +102,10 @@ class Library:
 
 @cache
 def library() -> Library:
-    """TensorRT, imported when it is first asked for. Raises MachineError where it is missing, broken or too old."""
+    """TensorRT, imported when it is first asked for. Raises MachineError where it is missing, broken or too old.
+
+    What an incomplete removal leaves is imported as an empty package.
+    """
     try:
         import tensorrt
     except (ImportError, OSError, RuntimeError) as error:
@@ -110,8 +113,9 @@ def library() -> Library:
             "TensorRT plans need NVIDIA's package tensorrt in the environment of the workers, 8.5 or later and of the version "
             f"that built the plan; importing it failed: {error}"
         ) from error
-    if not hasattr(tensorrt.IExecutionContext, "execute_async_v3"):
-        raise MachineError(f"TensorRT {tensorrt.__version__} is too old: 8.5 is the first with the API by tensor names")
+    if not hasattr(getattr(tensorrt, "IExecutionContext", None), "execute_async_v3"):
+        version = getattr(tensorrt, "__version__", "of unknown version")
+        raise MachineError(f"TensorRT {version} is too old or incomplete: 8.5 is the first with the API by tensor names")
     return Library(tensorrt)
 
 

@@ -112,6 +112,7 @@ class IBuilderConfig(CommonConfig):
 
 class Builder(CommonBuilder):
     _trt = _trt
+    _severity_of_no_gpu = ILogger.WARNING
 
     platform_has_fast_fp16 = True
     platform_has_tf32 = True

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .basics import ErrorCode, IHostMemory, sizes
-from .logs import SPEAKER, Severity
+from .logs import SPEAKER, Severity, require_gpu
 from .networks import Plan
 
 ONNX_KINDS = {
@@ -132,9 +132,11 @@ class CommonConfig:
 
 class CommonBuilder:
     _trt: Any
+    _severity_of_no_gpu = Severity.ERROR
 
     def __init__(self, logger: Any) -> None:
         SPEAKER.take(logger)
+        require_gpu(self._severity_of_no_gpu)
         self.logger = logger
         self.max_threads = 1
 

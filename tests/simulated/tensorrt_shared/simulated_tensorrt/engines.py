@@ -8,10 +8,8 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from cuda.bindings import runtime as cudart
-
 from .basics import Dims, TensorIOMode, TensorLocation
-from .logs import SPEAKER, Severity
+from .logs import SPEAKER, Severity, require_gpu
 from .networks import DTYPES, Plan
 
 
@@ -26,10 +24,7 @@ class CommonRuntime:
 
     def __init__(self, logger: Any) -> None:
         SPEAKER.take(logger)
-        error, count = cudart.cudaGetDeviceCount()
-        if error or not count:
-            SPEAKER.say(self._severity_of_no_gpu, f"CUDA initialization failure with error: {int(error) or 100}")
-            raise TypeError("pybind11::init(): factory function returned nullptr")
+        require_gpu(self._severity_of_no_gpu)
         self.logger = logger
         self.max_threads = 1
 

@@ -7,6 +7,8 @@ import sys
 from enum import IntEnum
 from typing import Any
 
+from cuda.bindings import runtime as cudart
+
 
 class Severity(IntEnum):
     INTERNAL_ERROR = 0
@@ -60,3 +62,11 @@ class Speaker:
 
 
 SPEAKER = Speaker()
+
+
+def require_gpu(severity: Severity) -> None:
+    """What a factory does without one: it says so, as seriously as its version takes it, and gives no object."""
+    error, count = cudart.cudaGetDeviceCount()
+    if error or not count:
+        SPEAKER.say(severity, f"CUDA initialization failure with error: {int(error) or 100}")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
