@@ -46,14 +46,14 @@ class Arrivals:
     def ask(self, names: Iterable[str], model: ServedModel) -> None:
         """Instances to be started as soon as there is room, which may be now."""
         for name in names:
-            self._launches.ask(name, model)
+            self._launches.ask(model.config.worker_of(name), model)
         self.launch_due()
 
     def launch_due(self) -> None:
         """Starts what there is room or time for."""
         now_ns = self._clock()
         while (launch := self._launches.take(now_ns, self._loading())) is not None:
-            plan = launch.model.config.worker_of(launch.name)
+            plan = launch.plan
             environment = {**_environment(plan), **self.mps.environment_for(self._sharing(plan, launch.model))}
             try:
                 process = self._host.launch(launch.name, environment)
@@ -72,10 +72,13 @@ class Arrivals:
         return sum(instance.is_loading and instance.supervised for instance in self._instances.values())
 
     def _sharing(self, plan: WorkerPlan, model: ServedModel) -> int:
-        """How many workers the plan's GPU has: those of its model, and those of others that live. 0: it is on the CPU."""
+        """How many workers the plan's GPU has: those of its model, and those of others that live. 0: it is on the CPU.
+
+        Those that it replaces do not count: they leave when it is up.
+        """
         if plan.gpu == NO_GPU:
             return 0
-        others = sum(each.gpu == plan.uuid and each.model is not model for each in self._instances.values())
+        others = sum(each.gpu == plan.uuid and each.model.label != model.label for each in self._instances.values())
         return others + sum(each.uuid == plan.uuid for each in model.config.workers())
 
     def _take_in(self, process: WorkerProcess, plan: WorkerPlan, model: ServedModel, supervised: bool) -> Instance:

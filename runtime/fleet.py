@@ -51,7 +51,7 @@ class Fleet:
         self.unflushed: set[Instance] = set()
         self._arrivals = Arrivals(
             settings, host, self._launches, self.instances, self.lanes, self.unflushed, clock,
-            lambda launch, error: self._losses.crashed(launch.name, launch.model, error),
+            lambda launch, error: self._losses.crashed(launch.plan, launch.model, error),
         )  # fmt: skip
         self.mps = self._arrivals.mps
         self.departures = Departures(
@@ -161,8 +161,8 @@ class Fleet:
             log.info("model %s is READY", model.label)
             self._losses.watcher.model_ready(model)
             self._losses.gpus_lost(model)
-        needs = needs_of(model.config, instance.name)
-        self._feed(InstanceReady(instance.number, model.number, needs, instance.plan.gpu, instance.lanes))
+        plan = instance.plan
+        self._feed(InstanceReady(instance.number, model.number, needs_of(plan), plan.gpu, instance.lanes))
         self._arrivals.launch_due()
         self._losses.no_longer_awaited(instance.name, model)
 

@@ -88,6 +88,7 @@ class Instance:
         self.verdict = ""  # why the broker killed it, if it did
         self.load_error: PenstockError | None = None  # what LoadFailed said
         self.wanted = True  # false: it is not started again
+        self.blameless = False  # true: what it was ended for was no fault of its own, and is not held against it
         self.has_mps = False  # it said that it computes through an MPS daemon
         self.about: dict[str, Any] = {}  # what Ready said of how its GPU runs the model
         self.cpus: tuple[int, ...] = ()  # those that it runs on because of a host policy; none: any

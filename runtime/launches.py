@@ -10,17 +10,25 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .models import ServedModel
 from .restarts import CRASHES, WITHIN_NS, RestartPolicy
 
+if TYPE_CHECKING:
+    from .repository.configuration import WorkerPlan
+
 
 class Launch(NamedTuple):
-    """An instance that is to be started."""
+    """An instance that is to be started, with the plan that it was asked for with: the configuration may have it no more."""
 
-    name: str
+    plan: WorkerPlan
     model: ServedModel
+
+    @property
+    def name(self) -> str:
+        """That of the instance."""
+        return self.plan.name
 
 
 class Launches:
@@ -46,18 +54,22 @@ class Launches:
         restarts = self._restarts
         assert all(restarts[(i - 1) // 2] <= restarts[i] for i in range(1, len(restarts))), self
 
-    def ask(self, name: str, model: ServedModel) -> None:
+    def ask(self, plan: WorkerPlan, model: ServedModel) -> None:
         """An instance to be started when there is room."""
-        self._waiting.append(Launch(name, model))
+        self._waiting.append(Launch(plan, model))
 
-    def crashed(self, name: str, model: ServedModel, now_ns: int) -> str:
+    def crashed(self, plan: WorkerPlan, model: ServedModel, now_ns: int) -> str:
         """An instance died, or could not be started: it is started again later (""), or given up, with the reason."""
-        delay_ns = self._policies.setdefault((model.number, name), RestartPolicy()).crashed(now_ns)
+        delay_ns = self._policies.setdefault((model.number, plan.name), RestartPolicy()).crashed(now_ns)
         if delay_ns is None:
-            return f"{name} crashed {CRASHES} times in {WITHIN_NS // 10**9} s"
-        self._count += 1
-        heapq.heappush(self._restarts, (now_ns + delay_ns, self._count, Launch(name, model)))
+            return f"{plan.name} crashed {CRASHES} times in {WITHIN_NS // 10**9} s"
+        self.again(plan, model, now_ns + delay_ns)
         return ""
+
+    def again(self, plan: WorkerPlan, model: ServedModel, due_ns: int) -> None:
+        """An instance that died is started again at that time."""
+        self._count += 1
+        heapq.heappush(self._restarts, (due_ns, self._count, Launch(plan, model)))
 
     def take(self, now_ns: int, loading: int) -> Launch | None:
         """The next to be started now, while so many instances are loading. One by one: others may be dropped meanwhile."""

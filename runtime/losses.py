@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..ipc.errors import ModelError, PenstockError
 from .departures import Feed
@@ -14,6 +14,9 @@ from .launches import Launches
 from .models import ModelState, ServedModel
 from .scheduling.events import GpuDown, ModelDown
 from .scheduling.requests import NO_GPU
+
+if TYPE_CHECKING:
+    from .repository.configuration import WorkerPlan
 
 log = logging.getLogger("penstock.fleet")
 
@@ -47,8 +50,10 @@ class Losses:
         """A worker that was wanted is gone."""
         if instance.load_error is not None:
             self._give_up(instance.name, instance.model, instance.load_error)
+        elif instance.supervised and instance.blameless:
+            self._launches.again(instance.plan, instance.model, self._clock())
         elif instance.supervised:
-            self.crashed(instance.name, instance.model, ModelError(reason))
+            self.crashed(instance.plan, instance.model, ModelError(reason))
         else:
             self._perhaps_down(instance.model, reason)
             self.gpus_lost(instance.model)
@@ -60,11 +65,11 @@ class Losses:
             self._perhaps_down(model, "; ".join(reasons) or "no instance is left")
             self.gpus_lost(model)
 
-    def crashed(self, name: str, model: ServedModel, error: PenstockError) -> None:
+    def crashed(self, plan: WorkerPlan, model: ServedModel, error: PenstockError) -> None:
         """An instance died, or its process could not be started: it is tried again, but not for ever."""
-        given_up = self._launches.crashed(name, model, self._clock())
+        given_up = self._launches.crashed(plan, model, self._clock())
         if given_up:
-            self._give_up(name, model, ModelError(f"{given_up}, last: {error.message}", error.code))
+            self._give_up(plan.name, model, ModelError(f"{given_up}, last: {error.message}", error.code))
 
     def refused(self, names: list[str], model: ServedModel, error: PenstockError) -> None:
         """Instances that are not even tried."""

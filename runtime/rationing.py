@@ -18,12 +18,8 @@ def is_rate_limited(config: ModelConfig, settings: Settings) -> bool:
     return settings.rate_limit and config.names_limits
 
 
-def needs_of(config: ModelConfig, instance: str) -> Needs:
-    """What an instance of the worker of that name must hold while it executes."""
-    return _needs(config.worker_of(instance))
-
-
-def _needs(worker: WorkerPlan) -> Needs:
+def needs_of(worker: WorkerPlan) -> Needs:
+    """What an instance of the worker must hold while it executes."""
     limiter, device = worker.group.rate_limiter, CPU_DEVICE if worker.gpu == NO_GPU else worker.gpu
     amounts = ((Pool(each.name, GLOBAL if each.is_global else device), each.count) for each in limiter.resources)
     return Needs(tuple((pool, amount) for pool, amount in amounts if amount), max(1, limiter.priority))
@@ -38,4 +34,4 @@ def refuse_unrunnable(config: ModelConfig, loaded: Iterable[ModelConfig], settin
 
 
 def _all_needs(config: ModelConfig) -> list[Needs]:
-    return [_needs(worker) for worker in config.workers()]
+    return [needs_of(worker) for worker in config.workers()]

@@ -105,7 +105,7 @@ class MpsDaemon:
         self._tell_all(self._send_with)
 
     def ended(self, reason: str, now_ns: int) -> None:
-        """It could not be started, or has died and taken its users' contexts along."""
+        """It could not be started, or has died and taken its users' contexts along, which is no crash of theirs."""
         self.reason = reason
         if self.state is MpsState.STARTING:
             self._give_up(reason)
@@ -113,6 +113,7 @@ class MpsDaemon:
             delay_ns = self._restarts.crashed(now_ns)
             users, self._users = self._users, set()
             for instance in users:
+                instance.blameless = True
                 instance.kill(f"the MPS daemon is gone: {reason}")
             if delay_ns is None:
                 self._give_up(f"{reason}; it died {CRASHES} times in {WITHIN_NS // 10**9} s")

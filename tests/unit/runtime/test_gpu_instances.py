@@ -112,7 +112,7 @@ def test_resources_are_those_of_each_gpu() -> None:
     with serving(f"{{ kind: KIND_GPU {limiter} }}, {{ count: 1 {limiter} }}") as broker:
         found = next(iter(broker.core.models)).config
 
-    needs = [needs_of(found, name) for name in found.worker_names()]
+    needs = [needs_of(worker) for worker in found.workers()]
     assert needs == [Needs(((Pool("R", 0), 2),)), Needs(((Pool("R", 1), 2),)), Needs(((Pool("R", 0), 2),))]
 
 
@@ -311,6 +311,23 @@ def test_a_gpu_whose_only_instance_was_attached_by_hand_is_lost_with_it() -> Non
         on_gpu(broker, session, U[0])
 
         assert [text.partition(":")[0] for text in refusals(session)] == ["model 'echo'"] * 2
+
+
+def test_a_worker_that_crashes_while_its_model_changes_its_size_comes_back_to_its_own_gpu() -> None:
+    """Given a change that leaves it out and is not complete yet, when it dies meanwhile, and the change comes to nothing."""
+    groups = '{ name: "a" kind: KIND_GPU count: %d }, { name: "b" kind: KIND_GPU count: %d }'
+    with serving(groups % (2, 1), load_threads=16) as broker:
+        broker.start()
+        broker.disk.write(config(groups % (1, 2)))
+        broker.core.loads.load(_order(), lambda _error: None)
+        assert [process.name for process in broker.processes[6:]] == ["b_1_gpu0", "b_1_gpu1"]
+
+        broker.die([process.name for process in broker.processes].index("a_1_gpu1"))
+        broker.wait(200)
+        broker.core.receive_from_worker(broker.instance(6), [LoadFailed("no room")])
+        broker.die(6)
+
+        assert (broker.instance(8).name, broker.instance(8).gpu) == ("a_1_gpu1", U[1])
 
 
 def test_a_model_whose_devices_change_is_loaded_anew() -> None:

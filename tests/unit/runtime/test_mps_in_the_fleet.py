@@ -12,6 +12,7 @@ from scripted import CONFIG, ScriptedBroker
 from penstock.ipc.gpus import GpuInfo, Gpus
 from penstock.ipc.messages import Loaded, LoadModel, Ready
 from penstock.runtime.models import ModelState
+from penstock.runtime.repository.orders import Order
 from penstock.runtime.settings import MpsMode
 
 U = [f"GPU-00000000-0000-0000-0000-00000000000{at}" for at in range(2)]
@@ -68,6 +69,21 @@ def test_a_worker_of_another_model_on_the_same_gpu_counts() -> None:
         assert told(broker) == [False, None]
 
 
+def test_a_worker_that_replaces_another_does_not_share_with_it_but_one_of_another_version_does() -> None:
+    model = config("{ kind: KIND_GPU gpus: [ 1 ] }") + "version_policy { all {} }"
+    with serving(model) as broker:
+        broker.start()
+        # When the model is loaded again, beside what is served
+        broker.disk.write(model, 1)
+        broker.core.loads.load(Order("echo"), lambda _error: None)
+        assert broker.mps_starts == 0 and told(broker)[1:] == [False]
+        broker.start(1)
+        # And when it gets a second version, which stays beside the first
+        broker.disk.write(model, 2)
+        broker.core.loads.load(Order("echo"), lambda _error: None)
+        assert broker.mps_starts == 1 and told(broker)[2:] == [None]
+
+
 def test_what_a_worker_found_is_in_the_status_and_a_dead_daemon_ends_its_users_only() -> None:
     with serving(config("{ count: 2 kind: KIND_GPU gpus: [ 0 ] }"), mps=MpsMode.ON) as broker:
         core = broker.core
@@ -97,3 +113,29 @@ def test_with_on_and_no_daemon_a_model_is_given_up_at_once_with_the_reason() -> 
         (model,) = core.models.current()
         assert model.state is ModelState.UNAVAILABLE
         assert "--mps on" in model.reason and "No such file" in model.reason
+
+
+def test_a_daemon_that_dies_again_and_again_is_done_without_and_costs_no_model() -> None:
+    """Its deaths are not its workers' crashes: five of these would make the model UNAVAILABLE."""
+    with serving(config("{ count: 2 kind: KIND_GPU gpus: [ 0 ] }")) as broker:
+        core = broker.core
+        for _ in range(5):
+            core.fleet.mps.answers()
+            for instance in list(core.fleet.instances.values()):
+                core.receive_from_worker(instance, [Loaded(4242), Ready(mps=True)])
+            core.fleet.mps.ended("it died", broker.now_ns)
+            for instance in list(core.fleet.instances.values()):
+                assert instance.process.killed
+                core.worker_exited(instance)
+            core.check_invariants()
+            broker.wait(1000)
+
+        # Then the workers of the last time have been told to do without
+        assert told(broker)[-2:] == [False, False]
+        for instance in list(core.fleet.instances.values()):
+            core.receive_from_worker(instance, [Loaded(4242), Ready()])
+        (model,) = core.models.current()
+        assert model.state is ModelState.READY and len(core.fleet.instances) == 2
+        # And a crash of their own is one
+        broker.die(len(broker.processes) - 1)
+        assert core.fleet.next_deadline() == broker.now_ns + 100_000_000

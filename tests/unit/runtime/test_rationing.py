@@ -48,14 +48,14 @@ def states(broker: ScriptedBroker) -> dict[str, tuple[str, str]]:
 
 def test_what_an_instance_needs() -> None:
     found = parsed(config("m", f"{R1} {R2} priority: 3", ""))
-    assert needs_of(found, "m_0_0") == Needs(((Pool("R1", 0), 4), (Pool("R2", GLOBAL), 2)), 3)
-    assert needs_of(found, "m_1_0") == Needs()
-    assert needs_of(found, "m_attached_17") == needs_of(found, "m_0_0")
+    assert needs_of(found.worker_of("m_0_0")) == Needs(((Pool("R1", 0), 4), (Pool("R2", GLOBAL), 2)), 3)
+    assert needs_of(found.worker_of("m_1_0")) == Needs()
+    assert needs_of(found.worker_of("m_attached_17")) == needs_of(found.worker_of("m_0_0"))
 
 
 def test_the_last_of_two_counts_is_taken_and_none_is_nothing() -> None:
     found = parsed(config("m", f'{R1} resources {{ name: "R1" count: 1 }} resources {{ name: "R9" }}'))
-    assert needs_of(found, "m_0_0") == Needs(((Pool("R1", 0), 1),))
+    assert needs_of(found.worker_of("m_0_0")) == Needs(((Pool("R1", 0), 1),))
 
 
 @pytest.mark.parametrize(("limiter", "on", "staged"), [(R1, True, 1), ("priority: 2", True, 1), ("", True, 2), (R1, False, 2)])
