@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from device_rig import standing_still
 from simulated.fixtures import SimulatedCuda
 from worker_process import OUT, WorkerProcess
 from worker_rig import Memory, Tensor, batch_of, spec_of, unplaced
@@ -261,10 +262,9 @@ def test_a_worker_that_shall_always_look_never_sleeps(make: Make, simulated_cuda
 def test_a_sleeper_is_woken_by_the_lane_that_ends_first(simulated_cuda: SimulatedCuda) -> None:
     simulation = simulated_cuda.simulation
     ours, theirs = os.pipe()
-    with Device(0, blocking=True) as device, Stream(device) as slow, Stream(device) as fast:
+    with Device(0, blocking=True) as device, Stream(device) as slow, Stream(device) as fast, standing_still(simulation, slow):
         events = [Event(blocking=True), Event(blocking=True)]
         waiter = Waiter(ours, device)
-        simulation.hold(slow.handle)
         for stream, event in zip((slow, fast), events, strict=True):
             simulation.enqueue(stream.handle, lambda: None)
             event.record(stream)
@@ -304,13 +304,12 @@ def test_a_sleep_is_short_while_its_thread_waits_for_what_is_not_awaited_any_mor
     with Device(0, blocking=True) as device, Stream(device) as stream, Event() as before, Event() as now:
         waiter = Waiter(ours, device)
         # Given a thread that waits for an event of a stream that stands still
-        simulation.hold(stream.handle)
-        before.record(stream)
-        waiter.sleep([(0, before)], listens=True)
-        # Then what waits for another is not left to that
-        waiter.sleep([(0, now)], listens=False)
-        waiter.check_invariants()
-        simulation.release(stream.handle)
+        with standing_still(simulation, stream):
+            before.record(stream)
+            waiter.sleep([(0, before)], listens=True)
+            # Then what waits for another is not left to that
+            waiter.sleep([(0, now)], listens=False)
+            waiter.check_invariants()
         waiter.close()
         waiter.check_invariants()
     os.close(ours)
