@@ -10,7 +10,7 @@ SPREAD = "runtime/scheduling/spread.py"
 KINDS = "tests/unit/repository/test_placement.py::"
 BOUND = "tests/unit/scheduling/test_spread.py::"
 LANES = "tests/unit/scheduling/test_lanes.py::"
-SURVEY = "tests/unit/runtime/test_gpu_survey.py::"
+SURVEY = "tests/contract/test_gpu_survey.py::"
 SERVED = "tests/unit/runtime/test_gpu_instances.py::"
 
 FAULTS = (

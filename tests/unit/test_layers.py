@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -145,13 +146,15 @@ def _imported(node: ast.AST, package: list[str]) -> list[str]:
 
 
 def _sources(*folders: str) -> list[Source]:
-    found = []
-    for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            text = path.read_text()
-            found.append(Source(path.relative_to(ROOT).as_posix(), text, ast.parse(text, str(path))))
+    found = [_source(path) for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
     assert found, f"no sources in {folders}: this test would check nothing"
     return found
+
+
+@cache
+def _source(path: Path) -> Source:
+    text = path.read_text()
+    return Source(path.relative_to(ROOT).as_posix(), text, ast.parse(text, str(path)))
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +248,12 @@ def test_every_file_says_its_licence_and_every_module_what_it_holds() -> None:
 def test_every_package_is_typed(sources: list[Source]) -> None:
     packages = {Path(source.path).parent for source in sources}
     assert not [str(package) for package in packages if not (ROOT / package / "py.typed").exists()]
+
+
+def test_unit_tests_start_no_process_and_open_no_socket() -> None:
+    starting = {"asyncio", "multiprocessing", "socket", "subprocess", "zmq"}
+    wrong = [found for source in _sources("tests/unit") for found in source.imports() if found.top in starting]
+    assert {found.file for found in wrong} == {"tests/unit/test_layers.py"}, wrong  # which asks git
 
 
 def test_no_file_names_a_path_of_somebodys_machine() -> None:

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from penstock.ipc.errors import CallerError, Code
@@ -46,21 +43,3 @@ def test_an_unknown_name_is_refused_with_those_there_are() -> None:
     with pytest.raises(CallerError, match=r"'tensorflow'.*fake, identity, onnxruntime, pytorch") as caught:
         make_backend("tensorflow")
     assert caught.value.code is Code.UNSUPPORTED
-
-
-def test_what_is_not_installed_is_named_with_what_to_install() -> None:
-    program = (
-        "import sys; sys.modules['torch'] = None\n"
-        "from penstock.workers.backends import make_backend\n"
-        "from penstock.ipc.errors import PenstockError\n"
-        "try: make_backend('pytorch_libtorch')\n"
-        "except PenstockError as error: print(error.fault, error.code.value, error.message)\n"
-    )
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout
-    assert said.startswith("machine UNSUPPORTED the pytorch backend needs torch, which cannot be imported")
-    assert said.rstrip().endswith("pip install 'penstock[torch]'")
-
-
-def test_a_worker_without_onnx_or_torch_imports_neither() -> None:
-    program = "import sys, penstock.workers.main as m; m.main; print({'onnxruntime', 'torch'} & {*sys.modules} != set())"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout.strip() == "False"
