@@ -70,7 +70,8 @@ class Kernel(DeviceBackend):
                 assert place is not None
                 self._array(place)[...] = value
 
-        self._simulation.enqueue(work.slot.lane.stream.handle, run)
+        touched = [(tensor.address, tensor.byte_size) for tensor in (*work.inputs, *self.returns(work)) if tensor is not None]
+        self._simulation.enqueue(work.slot.lane.stream.handle, run, touched)
         return self.returns(work)
 
     def largest(self, name: str) -> int | None:

@@ -159,6 +159,20 @@ FAULTS = (
         ),
     ),
     Fault(
+        "what was planned outlives its region",
+        BATCHES,
+        "        self._placements.forget_region(number)",
+        "        self._placements.check_invariants()",
+        ("tests/contract/test_device_fuzz.py::test_every_request_is_answered_once_and_with_its_own_whatever_happens[0]",),
+    ),
+    Fault(
+        "what is done again singly is counted as done",
+        EXECUTOR,
+        "                execution.is_repeated = True",
+        "                execution.is_repeated = False",
+        ("tests/contract/test_device_fuzz.py::test_every_request_is_answered_once_and_with_its_own_whatever_happens[1]",),
+    ),
+    Fault(
         "tensors are bound at any address",
         PLANS,
         "address % ALIGNMENT == 0",
