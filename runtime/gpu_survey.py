@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,11 +32,17 @@ Then = Callable[[Gpus], None]
 class GpuSurvey:
     """`found` is None until somebody needed it and the answer came. `look` runs in the helper thread, the rest in the loop."""
 
-    def __init__(self, program: Sequence[str] = PROGRAM, limit_s: float = LIMIT_S) -> None:
+    def __init__(
+        self, program: Sequence[str] = PROGRAM, limit_s: float = LIMIT_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._program = program
         self._limit_s = limit_s
+        self._clock = clock
         self._child: subprocess.Popen[bytes] | None = None
         self._is_abandoned = False
+        #: what went wrong the last time, and until when that is the answer
+        self._failure = Gpus()
+        self._failure_until = 0.0
         self.found: Gpus | None = None
 
     def __repr__(self) -> str:
@@ -46,16 +53,25 @@ class GpuSurvey:
         assert self.found is None or self._child is None, self
 
     def look(self) -> Gpus:
-        """What there is. Blocks the first time. A program that fails is not the last word: who asks next tries again."""
+        """What there is. Blocks the first time.
+
+        A program that fails is not the last word, but stands for as long as it took: where a driver hangs, loads do not wait
+        for it one after the other.
+        """
         if self.found is not None:
             return self.found
         if find_spec("cuda") is None:
             self.found = Gpus(reason="cuda-python is not installed: pip install 'penstock[gpu]'")
             return self.found
+        began = self._clock()
+        if began < self._failure_until and not self._is_abandoned:
+            return self._failure
         try:
             gpus = self._run()
         except (OSError, ValueError) as error:
-            return Gpus(reason=f"GPUs could not be looked for: {error}")
+            self._failure = Gpus(reason=f"GPUs could not be looked for: {error}")
+            self._failure_until = 2 * self._clock() - began
+            return self._failure
         self.found = gpus
         return gpus
 
@@ -79,6 +95,8 @@ class GpuSurvey:
             raise ValueError("the broker is stopping")
         child = subprocess.Popen(self._program, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self._child = child
+        if self._is_abandoned:  # while it was being started
+            child.kill()
         try:
             output, errors = child.communicate(timeout=self._limit_s)
         except subprocess.TimeoutExpired:

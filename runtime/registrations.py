@@ -12,7 +12,7 @@ from msgspec import structs
 
 from ..ipc.errors import PenstockError
 from ..ipc.gpus import Gpus
-from ..ipc.messages import Register, Unregister
+from ..ipc.messages import Done, Register, Unregister
 from .admission import check_registrant, register
 from .known_gpus import uuid_of
 from .sessions import Session, require_greeting
@@ -26,9 +26,11 @@ class Registrations:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        #: (session, Register) that wait for the survey of GPUs, in order
+        self._waiting: list[tuple[Session, Register]] = []
 
     def __repr__(self) -> str:
-        return f"<Registrations in {self._core.regions!r}>"
+        return f"<Registrations in {self._core.regions!r}, {len(self._waiting)} wait for a survey>"
 
     def register(self, session: Session, message: Register) -> None:
         """A region is to be registered. Raises CallerError."""
@@ -37,6 +39,7 @@ class Registrations:
             require_greeting(session)
             if message.kind == "cuda" and not (message.uuid or fds):
                 check_registrant(session, message.name)  # before a process is started for it
+                self._waiting.append((session, message))
                 self._core.gpu_survey.ask(self._core.host, partial(self._surveyed, session, message))
             else:
                 self._enter(session, message, fds)
@@ -45,12 +48,19 @@ class Registrations:
                 os.close(fd)
 
     def unregister(self, session: Session, message: Unregister) -> None:
-        """One region, or all, are to be forgotten."""
+        """One region, or all, are to be forgotten, those too that are not there yet."""
+        for entry in [entry for entry in self._waiting if entry[0] is session and message.name in ("", entry[1].name)]:
+            self._waiting.remove(entry)
+            self._core.reception.send(session, Done(entry[1].id))
         session.bindings.clear()
         self._core.device_regions.unregistered(session, message.id, session.regions.take(message.name))
 
     def _surveyed(self, session: Session, message: Register, gpus: Gpus) -> None:
         """The client gave the number of a GPU, whose uuid is known now."""
+        entry = (session, message)
+        if entry not in self._waiting:  # it was unregistered meanwhile
+            return
+        self._waiting.remove(entry)
         if session.ended:
             return
         try:

@@ -9,6 +9,7 @@ Ours: `--fallback cpu`, and lanes, which are instances of one group on one GPU t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from ...ipc.gpus import Gpus
@@ -55,6 +56,7 @@ def place_groups(config: Proto, file: ConfigFile, placing: Placing) -> Placed:
     if not config.instance_group:
         config.instance_group.add(name=config.name)
     placed = Placed({}, [], [])
+    placing = placing._replace(gpus=cache(placing.gpus))  # one answer for all groups
     for index, group in enumerate(config.instance_group):
         group.name = group.name or f"{config.name}_{index}"
         path = f"instance_group[{index}]"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -24,11 +25,14 @@ class Program:
     def __init__(self, folder: Path) -> None:
         self._runs = folder / "runs"
         self._runs.write_text("")
-        self.does = ""
+        self.times: list[float] = []  # what its clock says next; nothing left: the last again
 
     def survey(self, does: str, limit_s: float = 20.0) -> GpuSurvey:
         text = f"open({str(self._runs)!r}, 'a').write('x'); import sys; {does}"
-        return GpuSurvey((sys.executable, "-c", text), limit_s)
+        return GpuSurvey((sys.executable, "-c", text), limit_s, self._clock)
+
+    def _clock(self) -> float:
+        return self.times.pop(0) if len(self.times) > 1 else self.times[0] if self.times else 0.0
 
     @property
     def runs(self) -> int:
@@ -114,6 +118,17 @@ def test_a_survey_that_fails_is_a_reason_and_is_tried_again(program: Program, do
     assert program.runs == 2
 
 
+def test_a_failure_stands_for_as_long_as_it_took(program: Program) -> None:
+    """Models on GPUs whose loads wait in line do not each wait for a driver that hangs."""
+    survey = program.survey("sys.exit('the driver hangs')")
+    program.times = [100.0, 160.0, 160.0, 219.0, 220.0]
+
+    said = [survey.look() for _ in range(3)]
+    assert program.runs == 1 and said == [said[0]] * 3
+    survey.look()
+    assert program.runs == 2
+
+
 def test_a_survey_that_takes_too_long_is_ended(program: Program) -> None:
     survey = program.survey("import select; select.select([], [], [])", limit_s=0.5)
 
@@ -133,6 +148,20 @@ def test_a_broker_that_leaves_waits_for_no_driver(program: Program) -> None:
 
     assert "the survey died (signal 9" in found[0].reason
     assert survey.look().reason == "GPUs could not be looked for: the broker is stopping"
+
+
+def test_a_broker_that_leaves_while_the_survey_is_being_started_ends_it_too(program: Program) -> None:
+    survey = program.survey("import select; select.select([], [], [])")
+    start = subprocess.Popen
+
+    def start_and_leave(*given: Any, **options: Any) -> subprocess.Popen[bytes]:
+        child = start(*given, **options)
+        survey.abandon()
+        return child
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("penstock.runtime.gpu_survey.subprocess.Popen", start_and_leave)
+        assert "the survey died (signal 9" in survey.look().reason
 
 
 def test_where_cuda_python_is_not_installed_nothing_is_run(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,6 +187,19 @@ def test_a_gpu_that_is_not_there_is_an_error_that_names_the_fix() -> None:
     )
 
 
+def test_the_gpus_are_asked_for_once_for_all_groups() -> None:
+    """A survey that fails may answer otherwise the next time, and takes its time."""
+    asked: list[Gpus] = []
+
+    def none_now() -> Gpus:
+        asked.append(Gpus(reason="the driver hangs"))
+        return asked[-1]
+
+    text = IDENTITY + "instance_group [ { kind: KIND_GPU }, { name: \"b\" kind: KIND_GPU } ]"
+    assert "the driver hangs" in complaint(text, placing=Placing(none_now))
+    assert len(asked) == 1
+
+
 def test_with_fallback_it_is_the_cpu_and_a_warning() -> None:
     text = IDENTITY + "instance_group [ { kind: KIND_CPU },\n{ kind: KIND_GPU gpus: [ 0 ] count: 3 } ]"
 

@@ -231,6 +231,23 @@ def test_a_gpu_that_is_given_by_its_number_is_looked_up_first(scene: Callable[..
     )
 
 
+@pytest.mark.parametrize("name", ["c", ""])
+def test_what_is_unregistered_before_the_survey_ended_is_not_registered_by_it(scene: Callable[..., Scene], name: str) -> None:
+    """Given Register by number, Unregister, and Register of another in one frame, then the last alone is there in the end."""
+    told = scene(GPU)
+    told.broker.core.gpu_survey.found, told.broker.reads = None, False
+    told.register(uuid="")
+    told.say(Unregister(5, name))
+    told.register("d", 6, uuid="")
+    assert told.answers() == [Done(1), Done(5)]
+    told.broker.core.gpu_survey.found = gpus(GPU)
+    told.broker.read()
+    told.broker.settle()
+    (mapped,) = told.heard(0, MapRegion)
+    told.report(0, RegionMapped(mapped.region))
+    assert told.answers() == [Done(6)] and [name for name in told.regions() if name != "r"] == ["d"]
+
+
 def test_a_client_that_has_left_before_the_survey_ended_registers_nothing(scene: Callable[..., Scene]) -> None:
     told = scene(GPU)
     told.broker.core.gpu_survey.found, told.broker.reads = None, False
