@@ -159,6 +159,8 @@ class Core:
                 os.close(fd)
 
     def _ready(self, instance: Instance, message: Ready) -> None:
+        if message.on_host:
+            instance.gpu = ""
         self.device_regions.greet(instance)  # first: batches may follow at once
         instance.about = message.about
         self.fleet.ready(instance, message)

@@ -150,8 +150,9 @@ class Fleet:
         """The worker is warmed up; with its first instance the model version becomes READY."""
         if instance.is_ending:
             return
+        if not self.mps.verify(instance, message.mps):
+            return
         instance.become(InstanceState.READY)
-        self.mps.verify(instance, message.mps)
         model = instance.model
         if not model.accepts and model.state is not ModelState.UNLOADING:
             if not model.is_added:

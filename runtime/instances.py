@@ -92,7 +92,7 @@ class Instance:
         self.has_mps = False  # it said that it computes through an MPS daemon
         self.about: dict[str, Any] = {}  # what Ready said of how its GPU runs the model
         self.cpus: tuple[int, ...] = ()  # those that it runs on because of a host policy; none: any
-        self.gpu = plan.uuid  # of the GPU that it computes on; "": the CPU
+        self.gpu = plan.uuid  # of the GPU whose memory it takes tensors from; "": host memory alone
         self.vacant = 0  # lanes that the scheduler has no more use for
         #: number of a region -> region that this worker has mapped
         self.mapped: dict[int, Region] = {}
@@ -157,7 +157,7 @@ class Instance:
             "state": self.state.value,
             "pid": self.process.pid,
             "regions_mapped": len(self.mapped),
-            "gpu": None if self.plan.gpu == NO_GPU else {"ordinal": self.plan.gpu, "uuid": self.gpu},
+            "gpu": None if self.plan.gpu == NO_GPU else {"ordinal": self.plan.gpu, "uuid": self.plan.uuid},
             "cpus": list(self.cpus),
             "mps": self.has_mps,
             "about": self.about,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Protocol
 
 from ..ipc import cuda
@@ -104,10 +103,6 @@ class DeviceInstance:
             raise MachineError(
                 f"GPU {self.device.ordinal} of this worker is {self.device.uuid}, it was to be {self._gpu.uuid}: "
                 "CUDA_VISIBLE_DEVICES or the machine's GPUs have changed"
-            )
-        if self._gpu.mps and not self.device.is_mps:
-            sys.stderr.write(
-                "warning: no MPS daemon answers this worker (CUDA_MPS_PIPE_DIRECTORY); it takes turns with others on its GPU\n"
             )
         return self._backend.load(order, self.device)
 

@@ -69,6 +69,7 @@ class WorkerLoop:
         self._receive: Callable[[], Sequence[ToWorker | BadMessage]] = partial(link.receive, block=True)
         self.state = State.EMPTY
         self._has_failed = False
+        self._has_gpu = False  # it was given one
         #: set from LOADED on
         self._instance: Instance | None = None
         self._directory = ""
@@ -190,6 +191,7 @@ class WorkerLoop:
         self._directory = order.directory
         try:
             occupy(order.cpus, order.numa_node)  # first: what the backend starts inherits it
+            self._has_gpu = order.gpu is not None
             self._instance = self._make(order)
             self._regions = RegionTable(order.isolate_system_regions, self._instance.device)
             signature = self._instance.load(order)
@@ -215,7 +217,8 @@ class WorkerLoop:
         gc.collect()
         gc.freeze()  # what was loaded stays: later collections need not look at it
         device = self._instance.device
-        self._answer(Ready(device is not None and device.is_mps, self._instance.describe()))
+        on_host = self._has_gpu and device is None
+        self._answer(Ready(device is not None and device.is_mps, self._instance.describe(), on_host))
 
     def _stop(self, _message: Stop) -> None:
         if self._device_loop is not None:

@@ -63,6 +63,7 @@ class Ready(Message, frozen=True):
 
     mps: bool = False  # the worker's context goes through an MPS daemon
     about: dict[str, Any] = {}  # how a GPU runs the model, as its backend tells: version, profiles, graphs
+    on_host: bool = False  # it was given a GPU, and takes its tensors from host memory all the same (text)
 
 
 class ItemOutput(Row, frozen=True):

@@ -77,7 +77,6 @@ class Gpu(Struct, frozen=True, omit_defaults=True, gc=False):
     lanes: int = 1  # instances in this worker: execution contexts, each with its stream
     busy_wait: Literal["auto", "always", "never"] = "auto"  # how completion is waited for
     profiles: list[str] = []  # instance_group.profile: TensorRT's optimization profiles, by index; none: profile 0
-    mps: bool = False  # an MPS daemon is expected; the worker says so when it is not there
 
 
 class ModelSpec(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from msgspec import structs
-
 from ...ipc.errors import BrokerError, Code, MachineError
 from ...ipc.messages import LoadModel
 from ..restarts import CRASHES, WITHIN_NS, RestartPolicy
@@ -130,12 +128,18 @@ class MpsDaemon:
             self.due_ns = None
             self._begin()
 
-    def verify(self, instance: Instance, has_mps: bool) -> None:
-        """What a worker found out about itself. CUDA goes on without a word where it does not reach the daemon."""
+    def verify(self, instance: Instance, has_mps: bool) -> bool:
+        """Whether a worker may serve, after what it found out of itself. CUDA says nothing where it does not reach a daemon."""
         instance.has_mps = has_mps
-        if instance in self._users and not has_mps:
-            self._users.discard(instance)
+        if has_mps or instance not in self._users:
+            return True
+        self._users.discard(instance)
+        if self._mode is MpsMode.ON and instance.gpu:
+            self._refuse(instance, "the worker does not reach the MPS daemon")
+            return False
+        if instance.gpu:
             log.warning("%s was to compute through MPS and does not: %s; see --mps in docs/gpu.md", instance.name, CONSEQUENCE)
+        return True
 
     def gone(self, instance: Instance) -> None:
         """A worker has ended."""
@@ -169,16 +173,18 @@ class MpsDaemon:
                 self._unflushed.add(instance)
 
     def _send_with(self, instance: Instance, order: LoadModel) -> None:
-        assert order.gpu is not None
         self._users.add(instance)
-        instance.send(structs.replace(order, gpu=structs.replace(order.gpu, mps=True)))
+        instance.send(order)
 
     def _send_without(self, instance: Instance, order: LoadModel) -> None:
         """With `auto` the worker does without; with `on` that is a reason not to load."""
         if self._mode is MpsMode.AUTO:
             instance.send(order)
-            return
-        instance.load_error = MachineError(f"--mps on, and there is no MPS daemon: {self.reason}")
+        else:
+            self._refuse(instance, f"there is no MPS daemon: {self.reason}")
+
+    def _refuse(self, instance: Instance, why: str) -> None:
+        instance.load_error = MachineError(f"--mps on, and {why}")
         log.error("%s: %s", instance.name, instance.load_error.message)
         instance.kill("loading failed")
 

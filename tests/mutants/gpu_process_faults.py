@@ -68,9 +68,30 @@ FAULTS = (
     Fault(
         "workers of other models do not share",
         ARRIVALS,
-        "others = sum(each.gpu == plan.uuid and each.model is not model for",
-        "others = sum(each.gpu == plan.uuid and each.model is model for",
+        "others = sum(each.gpu == plan.uuid and each.model.label != model.label for",
+        "others = sum(each.gpu == plan.uuid and each.model.label == model.label for",
         (f"{FLEET}test_a_worker_of_another_model_on_the_same_gpu_counts",),
+    ),
+    Fault(
+        "a worker shares its GPU with the one that it replaces",
+        ARRIVALS,
+        "each.model.label != model.label for",
+        "each.model is not model for",
+        (f"{FLEET}test_a_worker_that_replaces_another_does_not_share_with_it_but_one_of_another_version_does",),
+    ),
+    Fault(
+        "the end of the MPS daemon is a crash of its workers",
+        DAEMON,
+        "                instance.blameless = True\n",
+        "",
+        (f"{FLEET}test_a_daemon_that_dies_again_and_again_is_done_without_and_costs_no_model",),
+    ),
+    Fault(
+        "with on a worker serves that does not reach the daemon",
+        DAEMON,
+        "if self._mode is MpsMode.ON and instance.gpu:",
+        "if self._mode is MpsMode.OFF and instance.gpu:",
+        (f"{PAPER}test_with_on_a_worker_that_does_not_reach_the_daemon_is_not_loaded",),
     ),
     Fault(
         "workers on other GPUs share",

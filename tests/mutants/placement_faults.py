@@ -101,8 +101,8 @@ FAULTS = (
     Fault(
         "a survey that failed is the last word",
         "runtime/gpu_survey.py",
-        '            return Gpus(reason=f"GPUs could not be looked for: {error}")',
-        '            gpus = Gpus(reason=f"GPUs could not be looked for: {error}")',
+        "            return self._failure\n        self.found",
+        "            gpus = self._failure\n        self.found",
         (f"{SURVEY}test_a_survey_that_fails_is_a_reason_and_is_tried_again",),
     ),
     Fault(
@@ -111,5 +111,42 @@ FAULTS = (
         "            child.send_signal(signal.SIGKILL)",
         "            child.poll()",
         (f"{SURVEY}test_a_broker_that_leaves_waits_for_no_driver",),
+    ),
+    Fault(
+        "a GPU is not lost with an instance that is not wanted any more",
+        "runtime/losses.py",
+        '"no instance is left")\n            self.gpus_lost(model)',
+        '"no instance is left")',
+        (f"{SERVED}test_a_gpu_that_a_smaller_model_leaves_to_an_instance_that_was_given_up_is_lost",),
+    ),
+    Fault(
+        "a GPU is not lost with an instance that was attached by hand",
+        "runtime/losses.py",
+        "            self._perhaps_down(instance.model, reason)\n            self.gpus_lost(instance.model)",
+        "            self._perhaps_down(instance.model, reason)",
+        (f"{SERVED}test_a_gpu_whose_only_instance_was_attached_by_hand_is_lost_with_it",),
+    ),
+    Fault(
+        "an instance is started again where the configuration of the moment has the first",
+        "runtime/arrivals.py",
+        "plan = launch.plan",
+        "plan = launch.model.config.worker_of(launch.name)",
+        (f"{SERVED}test_a_worker_that_crashes_while_its_model_changes_its_size_comes_back_to_its_own_gpu",),
+    ),
+    Fault(
+        "a survey that fails is made again at once",
+        "runtime/gpu_survey.py",
+        "self._failure_until = 2 * self._clock() - began",
+        "self._failure_until = self._clock()",
+        (f"{SURVEY}test_a_failure_stands_for_as_long_as_it_took",),
+    ),
+    Fault(
+        "a region that was unregistered is registered when the survey ends",
+        "runtime/registrations.py",
+        "            self._waiting.remove(entry)\n            self._core.reception.send",
+        "            self._core.reception.send",
+        (
+            "tests/unit/runtime/test_device_regions.py::test_what_is_unregistered_before_the_survey_ended_is_not_registered_by_it",
+        ),
     ),
 )

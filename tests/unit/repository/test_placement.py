@@ -195,7 +195,7 @@ def test_the_gpus_are_asked_for_once_for_all_groups() -> None:
         asked.append(Gpus(reason="the driver hangs"))
         return asked[-1]
 
-    text = IDENTITY + "instance_group [ { kind: KIND_GPU }, { name: \"b\" kind: KIND_GPU } ]"
+    text = IDENTITY + 'instance_group [ { kind: KIND_GPU }, { name: "b" kind: KIND_GPU } ]'
     assert "the driver hangs" in complaint(text, placing=Placing(none_now))
     assert len(asked) == 1
 

@@ -148,6 +148,20 @@ def test_cuda_memory_that_no_instance_can_try_is_taken_on_trust(scene: Callable[
     assert all(told.heard(position, MapRegion) == [] for position in range(1 + len(gpus)))
 
 
+def test_an_instance_that_takes_its_tensors_from_host_memory_is_not_asked(scene: Callable[..., Scene]) -> None:
+    """Given a model of text, which onnxruntime computes on the CPU wherever it is placed, beside one on the same GPU."""
+    told = scene(GPU, GPU)
+    told.broker.die(0)
+    told.broker.wait(200)
+    told.put_on(2, GPU)
+    told.broker.core.receive_from_worker(told.broker.instance(2), [Loaded(pid=1), Ready(on_host=True)])
+    told.broker.settle()
+    assert told.heard(2, MapRegion) == []
+    told.broker.die(1)
+    told.register()
+    assert told.answers() == [Done(1)] and told.heard(2, MapRegion) == []
+
+
 def test_when_the_instance_that_tries_it_dies_another_does(scene: Callable[..., Scene]) -> None:
     """Given two instances, when both die before they answer, then the second was asked after the first, and then it is trusted."""
     told = scene(GPU, GPU)

@@ -41,6 +41,7 @@ class Bench:
         process = ScriptedProcess(f"echo_0_{self._count}", {})
         (plan,) = self._model.config.workers()
         instance = Instance(self._count, plan, self._model, process, supervised=True)
+        instance.gpu = UUID if on_gpu else ""
         gpu = Gpu(UUID) if on_gpu else None
         self.daemon.send(instance, LoadModel(self._model.spec, instance.name, "/m/1", gpu=gpu), sharing)
         self.daemon.check_invariants()
@@ -53,11 +54,10 @@ def order(instance: Instance) -> LoadModel | None:
     return queued[-1] if queued else None
 
 
-def expects_mps(instance: Instance) -> bool:
-    """Whether it has been told that there is a daemon."""
-    told = order(instance)
-    assert told is not None and told.gpu is not None
-    return told.gpu.mps
+def expects_mps(bench: Bench, instance: Instance) -> bool:
+    """Whether it has been told what to load, for it to be computed through the daemon."""
+    assert order(instance) is not None
+    return instance in bench.daemon._users
 
 
 def is_killed(instance: Instance) -> bool:
@@ -74,17 +74,17 @@ def test_workers_that_share_a_gpu_wait_for_the_daemon_and_are_told_when_it_answe
     assert order(first) is None and order(second) is None
     # When it answers, both load, expecting it
     bench.daemon.answers()
-    assert expects_mps(first) and expects_mps(second)
+    assert expects_mps(bench, first) and expects_mps(bench, second)
     assert bench.unflushed == {first, second}
     # And one that comes later need not wait
-    assert expects_mps(bench.worker())
+    assert expects_mps(bench, bench.worker())
     assert bench.starts == 1
 
 
 def test_a_worker_alone_on_its_gpu_and_one_on_the_cpu_need_no_daemon() -> None:
     bench = Bench()
     assert bench.daemon.environment_for(1) == {}
-    assert not expects_mps(bench.worker(sharing=1))
+    assert not expects_mps(bench, bench.worker(sharing=1))
     assert order(bench.worker(sharing=0, on_gpu=False)) is not None
     assert bench.starts == 0
 
@@ -100,7 +100,7 @@ def test_with_on_a_lone_worker_gets_one_too_but_not_one_on_the_cpu() -> None:
 def test_with_off_none_is_started() -> None:
     bench = Bench(MpsMode.OFF)
     assert bench.daemon.environment_for(2) == {}
-    assert not expects_mps(bench.worker())
+    assert not expects_mps(bench, bench.worker())
     assert bench.starts == 0
 
 
@@ -108,7 +108,7 @@ def test_with_off_none_is_started() -> None:
 def test_a_daemon_of_the_users_own_is_used_and_not_touched(mode: MpsMode) -> None:
     bench = Bench(mode, is_theirs=True)
     assert bench.daemon.environment_for(2) == {}  # the broker's own environment names it
-    assert expects_mps(bench.worker(sharing=1))
+    assert expects_mps(bench, bench.worker(sharing=1))
     assert bench.starts == 0
 
 
@@ -117,10 +117,10 @@ def test_where_none_can_be_had_auto_does_without_and_says_what_that_means(caplog
     first = bench.worker()
     with caplog.at_level(logging.WARNING):
         bench.daemon.ended("nvidia-cuda-mps-control: No such file or directory", 0)
-    assert not expects_mps(first)
+    assert not expects_mps(bench, first)
     assert "No such file" in caplog.text and "take turns" in caplog.text
     # And nobody tries again
-    assert not expects_mps(bench.worker())
+    assert not expects_mps(bench, bench.worker())
     assert bench.daemon.environment_for(2) == {}
     assert bench.starts == 1
 
@@ -156,7 +156,7 @@ def test_a_daemon_that_dies_takes_its_users_along_and_comes_back_with_back_off()
     bench.daemon.tick(100 * MS)
     assert (bench.starts, bench.daemon.due_ns) == (2, None)
     bench.daemon.answers()
-    assert expects_mps(again)
+    assert expects_mps(bench, again)
 
 
 def test_a_daemon_that_dies_too_often_is_given_up() -> None:
@@ -170,7 +170,7 @@ def test_a_daemon_that_dies_too_often_is_given_up() -> None:
             bench.daemon.tick(crash * 1000 * MS + 900 * MS)
     assert bench.daemon.state is MpsState.LOST
     assert "5 times in 60 s" in bench.daemon.reason
-    assert not expects_mps(bench.worker())
+    assert not expects_mps(bench, bench.worker())
 
 
 def test_a_worker_that_ended_while_it_waited_is_told_nothing() -> None:
@@ -190,11 +190,23 @@ def test_a_worker_that_expected_a_daemon_and_has_none_is_named(caplog: pytest.Lo
         bench.daemon.verify(reaches, has_mps=True)
         bench.daemon.verify(misses, has_mps=False)
     assert caplog.text.count("was to compute through MPS and does not") == 1
-    assert (reaches.has_mps, misses.has_mps) == (True, False)
+    assert (reaches.has_mps, misses.has_mps) == (True, False) and misses.load_error is None
     assert bench.daemon.describe()["workers"] == 1
     # And the daemon's end is none of its business
     bench.daemon.ended("it died", 0)
     assert is_killed(reaches) and not is_killed(misses)
+
+
+def test_with_on_a_worker_that_does_not_reach_the_daemon_is_not_loaded() -> None:
+    bench = Bench(MpsMode.ON)
+    misses, on_host = bench.worker(), bench.worker()
+    bench.daemon.answers()
+    assert not bench.daemon.verify(misses, has_mps=False)
+    assert misses.load_error is not None and misses.load_error.message.startswith("--mps on, and the worker does not reach")
+    assert is_killed(misses)
+    # One that computes text on the CPU has no use for it
+    on_host.gpu = ""
+    assert bench.daemon.verify(on_host, has_mps=False) and not is_killed(on_host)
 
 
 def test_a_daemon_that_nobody_started_cannot_answer() -> None:

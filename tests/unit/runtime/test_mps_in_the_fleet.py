@@ -33,10 +33,14 @@ def serving(*configs: str, **settings: Any) -> Iterator[ScriptedBroker]:
 
 
 def told(broker: ScriptedBroker) -> list[bool | None]:
-    """Of each worker on a GPU, whether it was told to expect a daemon; None: it has been told nothing yet."""
+    """Of each worker, whether it was told to load for the daemon; None: it has been told nothing yet, or is on the CPU."""
     broker.core.flush()
+    users = {instance.process for instance in broker.core.fleet.mps._users}
     loads = [next((m for m in process.link.sent if isinstance(m, LoadModel)), None) for process in broker.processes]
-    return [load.gpu.mps if load is not None and load.gpu is not None else None for load in loads]
+    return [
+        process in users if load is not None and load.gpu is not None else None
+        for process, load in zip(broker.processes, loads, strict=True)
+    ]
 
 
 def test_workers_of_one_model_on_one_gpu_wait_for_a_daemon_that_their_environment_names() -> None:
@@ -85,7 +89,7 @@ def test_a_worker_that_replaces_another_does_not_share_with_it_but_one_of_anothe
 
 
 def test_what_a_worker_found_is_in_the_status_and_a_dead_daemon_ends_its_users_only() -> None:
-    with serving(config("{ count: 2 kind: KIND_GPU gpus: [ 0 ] }"), mps=MpsMode.ON) as broker:
+    with serving(config("{ count: 2 kind: KIND_GPU gpus: [ 0 ] }")) as broker:
         core = broker.core
         core.fleet.mps.answers()
         # When one of them reaches the daemon and the other does not
