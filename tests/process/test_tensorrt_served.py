@@ -59,6 +59,26 @@ def test_positions_of_any_number_come_back(machine: SimulatedTensorRT, repositor
             assert client.infer("positions", {"x": x}).outputs["y"].ravel().tolist() == np.flatnonzero(x).tolist()
 
 
+def test_batches_are_served_by_each_profile_that_the_instances_name(
+    machine: SimulatedTensorRT, repository: Path, tmp_path: Path
+) -> None:
+    """Given a plan with a profile for small and one for large batches; then two lanes that name both take all sizes, and a
+    profile that there is not is refused with those that there are."""
+    profiles = [{"x": [[1, 4], [2, 4], [2, 4]]}, {"x": [[3, 4], [8, 4], [8, 4]]}]
+    plan = machine.plan({"x": ("FLOAT", [-1, 4])}, {"y": ("FLOAT", [-1, 4])}, DOUBLE, profiles)
+    both = 'platform: "tensorrt_plan" instance_group [ {{ kind: KIND_GPU {} profile: [ "0", "{}" ] }} ]'
+    lanes = ' parameters { key: "lanes" value { string_value: "2" } }'
+    add_plan(repository, "double", plan, both.format("count: 2", 1) + lanes)
+    add_plan(repository, "wrong", plan, both.format("", 7))
+    with RunningBroker(tmp_path, repository) as broker, broker.client("local") as client:
+        assert client.model("double").max_batch_size == 8, broker.log()
+        for rows in range(1, 9):
+            x = np.random.default_rng(rows).random((rows, 4), np.float32)
+            assert np.allclose(client.infer("double", {"x": x}).outputs["y"], 2 * x)
+        with pytest.raises(PenstockError, match="instance_group.profile '7': .* has 2 optimization profiles; write an index"):
+            client.infer("wrong", {"x": np.zeros((1, 4), np.float32)})
+
+
 ONE_VERSION = pytest.mark.parametrize("simulated_tensorrt", ["11"], indirect=True)
 
 CONFIG = """
