@@ -140,12 +140,8 @@ class ModelConfig(Struct, frozen=True):
         ]
 
     def worker_names(self) -> list[str]:
-        """The names of all workers; without lanes, those of all instances."""
+        """The names of all workers; without lanes, those of all instances: digits_0_0, digits_0_1."""
         return [worker.name for worker in self.workers()]
-
-    def instance_names(self) -> list[str]:
-        """Triton's names of all instances: digits_0_0, digits_0_1."""
-        return [name for worker in self.workers() for name in worker.instances]
 
     def worker_of(self, name: str) -> WorkerPlan:
         """The worker of that name; one that was attached by hand is an instance like the first, alone."""

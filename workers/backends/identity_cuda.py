@@ -34,7 +34,7 @@ class IdentityCuda(DeviceBackend):
         """Nothing to load; any configuration that passes `Echo` suits it."""
         return None
 
-    def warm_up(self, spec: ModelSpec, slots: Sequence[Slot], samples_follow: bool = False) -> None:  # noqa: ARG002
+    def warm_up(self, spec: ModelSpec, slots: Sequence[Slot], samples_follow: bool = False) -> None:  # noqa: ARG002 - nothing to warm
         """Raises CallerError where an output cannot come from its input."""
         self._echo = Echo(spec)
 

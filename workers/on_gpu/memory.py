@@ -61,7 +61,7 @@ class SlotMemory:
         #: position in _rooms -> where it has grown to
         self._grown: dict[int, DeviceBuffer] = {}
         self._tensors: list[DeviceTensor | None] = [
-            None if room.byte_size is None else DeviceTensor(self._block.address + begin, *room)  # type: ignore[arg-type]
+            None if room.byte_size is None else DeviceTensor(self._block.address + begin, *room)  # type: ignore[arg-type]  # byte_size is there
             for room, begin in zip(self._rooms, begins, strict=True)
         ]
         self.slot = self._made(lane, index)

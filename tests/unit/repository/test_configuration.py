@@ -36,7 +36,7 @@ def test_a_configuration_as_workers_and_the_scheduler_see_it() -> None:
     assert [(group.name, group.count, group.kind) for group in config.instance_groups] == [
         ("m_0", 2, "KIND_CPU"), ("slow", 1, "KIND_CPU"),
     ]  # fmt: skip
-    assert config.instance_names() == ["m_0_0", "m_0_1", "slow_0"]
+    assert config.worker_names() == ["m_0_0", "m_0_1", "slow_0"]
     assert (config.max_execution_s, config.filename, config.is_complete, config.warnings) == (1.5, "model.onnx", True, ())
 
 
@@ -45,7 +45,7 @@ def test_what_is_left_out_is_filled_in_as_triton_does() -> None:
 
     assert (config.name, config.platform, config.filename) == ("m", "onnxruntime_onnx", "model.onnx")
     assert config.dynamic_batching == DynamicBatching((8,), 0)
-    assert config.instance_names() == ["m_0", "m_1"]  # one group named as the model, two instances for onnxruntime on the CPU
+    assert config.worker_names() == ["m_0", "m_1"]  # one group named as the model, two instances for onnxruntime on the CPU
     assert not config.is_complete
     document = config.to_json()
     assert document["version_policy"] == {"latest": {"num_versions": 1}}
@@ -56,7 +56,7 @@ def test_what_is_left_out_is_filled_in_as_triton_does() -> None:
 def test_other_backends_get_one_instance_and_have_no_platform() -> None:
     config = parsed(IDENTITY + "instance_group { kind: KIND_AUTO }")
 
-    assert (config.platform, config.filename, config.instance_names()) == ("", "", ["m_0_0"])
+    assert (config.platform, config.filename, config.worker_names()) == ("", "", ["m_0_0"])
     assert config.dynamic_batching is None
     assert config.max_execution_s is None
 

@@ -288,7 +288,7 @@ def test_an_instance_that_cannot_be_added_leaves_the_others_as_they_were(broker:
     assert message.endswith("Unavailable: no memory;")
     leave(broker, 1)
     model = broker.core.models.find("echo", -1)
-    assert model.is_ready and model.config.instance_names() == ["echo_0_0"]
+    assert model.is_ready and model.config.worker_names() == ["echo_0_0"]
 
 
 def test_a_changed_setting_of_an_instance_of_the_same_name_is_a_reload() -> None:

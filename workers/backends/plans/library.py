@@ -120,7 +120,7 @@ def library() -> Library:
 
 
 def _logger(trt: Any, lines: LogLines) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]
+    class Logger(trt.ILogger):  # type: ignore[misc]  # mypy knows no class of it
         def __init__(self) -> None:
             trt.ILogger.__init__(self)  # pybind11 demands it by name
 

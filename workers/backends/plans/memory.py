@@ -98,17 +98,17 @@ class Arrival:
 def make_allocator(trt: Any, arrival: Arrival) -> Any:
     """A trt.IOutputAllocator that hands over to `arrival`."""
 
-    class Allocator(trt.IOutputAllocator):  # type: ignore[misc]
+    class Allocator(trt.IOutputAllocator):  # type: ignore[misc]  # mypy knows no class of it
         def __init__(self) -> None:
             trt.IOutputAllocator.__init__(self)  # pybind11 demands it by name
 
-        def reallocate_output(self, tensor_name: str, memory: int, size: int, alignment: int) -> int:  # noqa: ARG002
+        def reallocate_output(self, _name: str, _memory: int, size: int, _alignment: int) -> int:
             return arrival.reallocate(size)
 
-        def reallocate_output_async(self, tensor_name: str, memory: int, size: int, alignment: int, stream: int) -> int:  # noqa: ARG002
+        def reallocate_output_async(self, _name: str, _memory: int, size: int, _alignment: int, _stream: int) -> int:
             return arrival.reallocate(size)
 
-        def notify_shape(self, tensor_name: str, shape: Any) -> None:  # noqa: ARG002
+        def notify_shape(self, _name: str, shape: Any) -> None:
             arrival.notify(shape)
 
     return Allocator()
