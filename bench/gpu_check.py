@@ -58,7 +58,7 @@ USED = {"torch": "torch", "tensorrt": "tensorrt", "onnxruntime": "onnxruntime", 
 FOR_TESTS = {"pytest": "pytest", "rich": "rich"}
 
 INI = f"""[pytest]
-addopts = -q --strict-markers -ra --durations=10 -p no:cacheprovider -m gpu
+addopts = -q --strict-markers -ra --durations=10 --continue-on-collection-errors -p no:cacheprovider -m gpu
 faulthandler_timeout = {TEST_S:g}
 markers = gpu: needs an NVIDIA GPU
 """

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+import pytest
 
 from penstock.ipc import cuda
 from penstock.ipc.messages import Gpu, LoadModel, ModelSpec, Optimization, Signature, TensorSpec
@@ -18,6 +17,10 @@ from penstock.ipc.tensors import byte_size, numpy_dtype
 from penstock.workers.backends.on_device import DeviceTensor, DeviceWork, Lane, Slot
 from penstock.workers.backends.tensorrt_plan import TensorRT
 from penstock.workers.devices.cuda import Device, DeviceBuffer, Stream
+
+pytest.importorskip("onnx", reason="needs onnx")  # which a machine with a GPU need not have
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 Array = npt.NDArray[Any]
 Tensors = dict[str, tuple[str, list[int]]]
