@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Workers and clients on paper, around a ScriptedBroker: each remembers what it was told, and insists on what it was promised.
 
-A worker: no region twice, no batch before it is ready, none that touches memory which it has not, or which lies on another GPU.
+A worker: no region twice, no batch before it is ready, none that touches memory which it has not, or which lies on another GPU;
+and that it is told to go when it has nothing left to do. What it may have begun when it dies, no other worker does again.
 A client: one answer to everything it asked; of a request one outcome and one release, and no release while a worker may still
 touch its memory; no answer to Unregister while a worker has the memory open.
 """
@@ -86,6 +87,7 @@ class PaperWorker:
         elif isinstance(message, Start):
             self.started = True
         elif isinstance(message, Stop):
+            assert not any(self.batches.values()), self
             self.stopped = True
         elif isinstance(message, MapRegion):
             assert message.region not in self.regions, (self, message)
@@ -112,9 +114,11 @@ class PaperWorker:
         for item in map(_placements.decode, batch.items):
             assert {piece.region for piece in (*item.inputs, *item.outputs)} <= self.regions.keys(), (self, item)
 
-    def places(self) -> set[Place]:
-        """What it may still touch."""
-        items = (_placements.decode(item) for line in self.batches.values() for batch in line for item in batch.items)
+    def places(self, begun: bool = False) -> set[Place]:
+        """What it may still touch, or has `begun` to: on the CPU the first batch alone, on a GPU all."""
+        count = 1 if begun and not self.gpu else MAX_BATCHES
+        batches = [batch for line in self.batches.values() for batch in list(line)[:count]]
+        items = (_placements.decode(item) for batch in batches for item in batch.items)
         return {Place(piece.region, piece.offset) for item in items for piece in item.outputs}
 
     def answer(self, lane: int, now_ns: int, **fields: Any) -> BatchDone:
@@ -194,9 +198,10 @@ class PaperWorld:
             self.broker.core.receive_from_worker(instance, [message])
             self.listen()
 
-    def bury(self, worker: PaperWorker) -> None:
+    def bury(self, dead: PaperWorker) -> None:
         """A worker has died."""
-        self.workers.remove(worker)
-        instance = next(i for i in self.broker.core.fleet.instances.values() if i.process is worker.process)
+        self.workers.remove(dead)
+        instance = next(i for i in self.broker.core.fleet.instances.values() if i.process is dead.process)
         self.broker.core.worker_exited(instance)
         self.listen()
+        assert not any(worker.places() & dead.places(begun=True) for worker in self.workers), dead
