@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from enum import Enum
@@ -213,6 +214,7 @@ class WorkerLoop:
             self._device_loop = DeviceLoop(self._link, runner, self._report)
             self._receive = self._device_loop.receive
             self._handlers[Batch] = self._device_loop.submit
+            signal.signal(signal.SIGTERM, self._device_loop.terminate)
         self._become(State.READY)
         gc.collect()
         gc.freeze()  # what was loaded stays: later collections need not look at it

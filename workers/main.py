@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the broker decides what it means
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until a GPU has work in flight, see DeviceLoop.terminate
     faulthandler.enable()  # a crash in native code says where, in the broker's log
     sock = socket.socket(fileno=options.fd)
     os.set_inheritable(sock.fileno(), False)  # a child that a model starts has no business with the broker

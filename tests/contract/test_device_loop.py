@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -106,6 +107,40 @@ def test_stopping_answers_what_is_in_flight_first(make: Make, simulated_cuda: Si
     assert [worker.receive().batch for _ in range(2)] == [0, 1]
     assert received(worker, 1).tolist() == [1, 1]
     assert worker.end() == (0, "")
+
+
+@pytest.mark.parametrize("busy_wait", ["auto", "always", "never"])
+def test_a_worker_that_is_terminated_answers_what_is_in_flight_and_dies_of_the_signal(
+    make: Make, busy_wait: Any, simulated_cuda: SimulatedCuda
+) -> None:
+    # Given two batches on a device that stands still
+    worker = make(Gpu("", busy_wait=busy_wait))
+    worker.start(pair())
+    simulated_cuda.pause()
+    send(worker, 0)
+    send(worker, 1, UnmapRegion(9, report=True))
+    assert worker.receive() == RegionUnmapped(9)  # it has taken them in
+    # When it is told to end, then the device is through with both first
+    worker.child.send_signal(signal.SIGTERM)
+    assert not worker.link.wait(0.05)
+    simulated_cuda.resume()
+    assert [worker.receive().batch for _ in range(2)] == [0, 1]
+    assert worker.end() == (-signal.SIGTERM, "")
+
+
+@pytest.mark.parametrize("busy_wait", ["auto", "always", "never"])
+def test_a_worker_without_a_batch_sleeps_and_can_be_terminated(make: Make, busy_wait: Any) -> None:
+    worker = make(Gpu("", busy_wait=busy_wait))
+    worker.start(pair())
+    send(worker, 0)
+    assert worker.receive().batch == 0
+    while not is_asleep(worker):
+        os.sched_yield()
+    before = cpu_ticks(worker)
+    assert not worker.link.wait(0.1)
+    assert cpu_ticks(worker) <= before + 1
+    worker.child.send_signal(signal.SIGTERM)
+    assert worker.end()[0] == -signal.SIGTERM
 
 
 def test_a_region_is_unmapped_after_what_uses_it_and_said_so(make: Make, simulated_cuda: SimulatedCuda) -> None:

@@ -159,6 +159,13 @@ FAULTS = (
         ),
     ),
     Fault(
+        "a signal ends a worker with work in flight",
+        "workers/loop.py",
+        "signal.signal(signal.SIGTERM, self._device_loop.terminate)",
+        "self._device_loop.check_invariants()",
+        (f"{WORKER}test_a_worker_that_is_terminated_answers_what_is_in_flight_and_dies_of_the_signal[auto]",),
+    ),
+    Fault(
         "what was planned outlives its region",
         BATCHES,
         "        self._placements.forget_region(number)",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import select
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -121,6 +122,10 @@ class DeviceLoop:
         self._spin_ns = runner.spin_ns
         #: when to sleep, unless something comes; 0: something came
         self._sleep_from_ns = 0
+        #: it waits for messages alone
+        self._is_idle = False
+        #: SIGTERM came, and has not ended this process yet
+        self._is_terminated = False
 
     def __repr__(self) -> str:
         return f"<DeviceLoop of {self._runner!r}>"
@@ -133,9 +138,23 @@ class DeviceLoop:
         """The next messages; none where only a part is there."""
         self.answer()
         while self._runner.in_flight:
-            if self._look(listens=True):
+            if self._look(listens=not self._is_terminated):
                 return self._link.receive()
-        return self._link.receive(block=True)
+        self._is_idle = True
+        if self._is_terminated:
+            self._die()
+        messages = self._link.receive(block=True)
+        self._is_idle = False
+        return messages
+
+    def terminate(self, *_: object) -> None:
+        """Handles SIGTERM: this process dies of it as soon as nothing is in flight, and all is answered.
+
+        A client of an MPS daemon that dies with work in flight can take the others with it (NVIDIA's manual of MPS).
+        """
+        self._is_terminated = True
+        if self._is_idle:
+            self._die()
 
     def submit(self, batch: Batch) -> None:
         """Takes a batch in; waits for room in its lane, answering those that make it.
@@ -163,6 +182,11 @@ class DeviceLoop:
     def close(self) -> None:
         """Ends the threads; nothing may be in flight. Idempotent."""
         self._waiter.close()
+
+    @staticmethod
+    def _die() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _look(self, listens: bool) -> bool:
         """Answers what has ended. Else whether the link has something, where it listens; sleeps when it is time to."""

@@ -67,6 +67,15 @@ def test_a_stream_that_does_not_wait_may_come_first(simulated_cuda: SimulatedCud
         assert _bytes(simulated_cuda, buffer) == {0}
 
 
+def test_an_event_and_a_stream_are_of_one_device(simulated_cuda: SimulatedCuda) -> None:
+    simulated_cuda.configure(gpus=2)
+    with Device(0, True) as first, Device(1, True), Event(timed=True) as event, Stream(first) as stream:
+        with pytest.raises(cuda.CudaError, match="cudaErrorInvalidResourceHandle"):  # the event is the second device's
+            event.record(stream)
+        with Event(timed=True) as other:
+            other.record(stream)
+
+
 def test_an_event_recorded_after_the_wait_keeps_nobody(simulated_cuda: SimulatedCuda) -> None:
     with (
         Device(0, True) as device,

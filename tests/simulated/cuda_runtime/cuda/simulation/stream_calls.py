@@ -98,9 +98,8 @@ def cudaEventCreateWithFlags(flags: int) -> cudaEvent_t:
 
 
 def _event(flags: int) -> cudaEvent_t:
-    MACHINE.context()
     address = next(MACHINE.handles)
-    MACHINE.events[address] = Event(address, flags)
+    MACHINE.events[address] = Event(address, flags, MACHINE.context())
     return cudaEvent_t(address)
 
 
@@ -112,6 +111,8 @@ def cudaEventDestroy(event: Any) -> None:
 @call()
 def cudaEventRecord(event: Any, stream: Any) -> None:
     one, into = found(MACHINE.events, event), MACHINE.stream(stream)
+    if into is not None and into.ordinal != one.ordinal:
+        raise DeviceFault("cudaErrorInvalidResourceHandle")
     if into is not None and into.capture is not None:
         one.last = into.capture.mark(into)
     else:
@@ -136,7 +137,7 @@ def cudaEventSynchronize(event: Any) -> None:
 @call(results=1)
 def cudaEventElapsedTime(start: Any, end: Any) -> float:
     first, second = found(MACHINE.events, start), found(MACHINE.events, end)
-    if not (first.is_timed and second.is_timed):
+    if not (first.is_timed and second.is_timed) or first.ordinal != second.ordinal:
         raise DeviceFault("cudaErrorInvalidResourceHandle")
     begun, ended = _recorded(start), _recorded(end)
     if begun is None or ended is None:

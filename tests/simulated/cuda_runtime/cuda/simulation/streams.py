@@ -66,8 +66,9 @@ class Stream:
 class Event:
     """The work that it was recorded after; while a graph is captured, a mark in that."""
 
-    def __init__(self, address: int, flags: int) -> None:
+    def __init__(self, address: int, flags: int, ordinal: int) -> None:
         self.address = address
+        self.ordinal = ordinal
         self.is_timed = not flags & 2
         self.last: Work | Mark | None = None
 
