@@ -134,7 +134,7 @@ def test_regions_that_come_and_go_leave_nothing(gpu: GpuMachine, repository: Pat
             cycle(turn)
         descriptors, free = _descriptors(broker.pid), _free_bytes()
         # When many more come and go
-        for turn in range(gpu.cycles(1000)):
+        for turn in range(gpu.cycles(300)):
             cycle(turn)
         # Then neither descriptors nor memory of the GPU are missing
         eventually(lambda: _descriptors(broker.pid) <= descriptors + 2, 10, f"no more than {descriptors} descriptors")

@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from penstock.runtime.repository import schema
+from penstock.runtime.repository.optimization import optimization_of
+
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 
 
@@ -131,6 +134,18 @@ def test_requests_differ_by_more_than_what_counts_as_equal(bench: Any, tmp_path:
         for one, x in enumerate(expected):
             assert [bench.models.is_right(x, other) for other in expected] == [one == at for at in range(len(expected))]
         assert all(array.shape == (8, *network.outputs) and array.dtype == np.float32 for array in expected)
+
+
+def test_served_networks_have_graphs_as_the_raw_loop_has(bench: Any, tmp_path: Path) -> None:
+    """Given each way of waiting, then its entries ask for a graph of each batch size that is measured, and differ in that alone."""
+    found = {}
+    for busy, rest in bench.models.BUSY.items():
+        bench.models.add_entry(tmp_path, busy, bench.models.IDENTITY, tmp_path, rest=rest)
+        config = schema.parse_text((tmp_path / busy / "config.pbtxt").read_text())
+        found[busy] = optimization_of(config)
+        assert found[busy].cuda_graphs
+        assert [spec.batch_size for spec in found[busy].graph_specs] == list(bench.models.BATCHES)
+    assert [each.busy_wait for each in found.values()] == [False, True]
 
 
 @pytest.mark.timeout(120)

@@ -60,8 +60,10 @@ def test_what_has_no_goal_gets_none_and_throughput_has_one(report: ModuleType) -
 def test_a_rehearsal_says_so_first_and_last(report: ModuleType) -> None:
     facts = {"processor": "p", "cores": 2, "kernel": "k", "python": "3", "packages": {}, "date": "2026-11-21"}
     device = {"name": "Simulated GPU 0", "memory_gib": 8, "uuid": "GPU-0", "driver": "13.0", "runtime": "13.0"}
-    text = report.markdown({"rehearsal": report.REHEARSAL, "machine": facts, "device": device, "left_out": []})
+    text = report.markdown(
+        {"rehearsal": report.REHEARSAL, "machine": facts, "device": device, "complete": True, "left_out": []}
+    )
     assert text.startswith(f"# {report.REHEARSAL}") and text.endswith(f"{report.REHEARSAL}\n")
-    assert report.markdown({"rehearsal": "", "machine": facts, "device": device, "left_out": []}).startswith(
+    assert report.markdown({"rehearsal": "", "machine": facts, "device": device, "complete": True, "left_out": []}).startswith(
         "# Simulated GPU 0"
     )
