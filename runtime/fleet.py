@@ -148,9 +148,7 @@ class Fleet:
 
     def ready(self, instance: Instance, message: Ready) -> None:
         """The worker is warmed up; with its first instance the model version becomes READY."""
-        if instance.is_ending:
-            return
-        if not self.mps.verify(instance, message.mps):
+        if instance.is_ending or not self.mps.verify(instance, message.mps):
             return
         instance.become(InstanceState.READY)
         model = instance.model

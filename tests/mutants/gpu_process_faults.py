@@ -61,8 +61,8 @@ FAULTS = (
     Fault(
         "a worker without MPS counts as having it",
         DAEMON,
-        "        if instance in self._users and not has_mps:\n",
-        "        if instance in self._users and has_mps is None:\n",
+        "        if has_mps or instance not in self._users:\n",
+        "        if has_mps is not None or instance not in self._users:\n",
         (f"{PAPER}test_a_worker_that_expected_a_daemon_and_has_none_is_named",),
     ),
     Fault(
@@ -83,7 +83,7 @@ FAULTS = (
         "the end of the MPS daemon is a crash of its workers",
         DAEMON,
         "                instance.blameless = True\n",
-        "",
+        "                pass\n",
         (f"{FLEET}test_a_daemon_that_dies_again_and_again_is_done_without_and_costs_no_model",),
     ),
     Fault(
