@@ -161,6 +161,7 @@ class PaperClient:
 
     def _over(self, message_id: int, world: PaperWorld) -> None:
         ask = self.asked.pop(message_id)
+        world.begun.discard(ask.place)
         for worker in world.workers:
             assert ask.place not in worker.places(), (worker, ask.place)
             assert not ask.numbers & worker.regions.keys(), (worker, ask.numbers)
@@ -178,6 +179,8 @@ class PaperWorld:
         self.broker = broker
         self.workers: list[PaperWorker] = []
         self.clients: list[PaperClient] = []
+        #: of requests that are not over, those that a worker may have begun which is dead
+        self.begun: set[Place | None] = set()
         self._seen = 0
 
     def listen(self) -> None:
@@ -188,6 +191,7 @@ class PaperWorld:
             self._seen += 1
         for worker in self.workers:
             worker.listen()
+            assert not worker.places() & self.begun, worker
         for client in self.clients:
             client.listen(self)
 
@@ -201,7 +205,7 @@ class PaperWorld:
     def bury(self, dead: PaperWorker) -> None:
         """A worker has died."""
         self.workers.remove(dead)
+        self.begun |= dead.places(begun=True)
         instance = next(i for i in self.broker.core.fleet.instances.values() if i.process is dead.process)
         self.broker.core.worker_exited(instance)
         self.listen()
-        assert not any(worker.places() & dead.places(begun=True) for worker in self.workers), dead

@@ -89,10 +89,11 @@ class CoreMachine(RuleBasedStateMachine):
     @initialize(
         names=st.lists(st.sampled_from(sorted(GROUPS)), min_size=2, max_size=2, unique=True),
         mps=st.sampled_from(MpsMode), batching=st.sampled_from(BATCHING), lanes=st.integers(1, 2),
+        count=st.sampled_from([2, 4, 1, 3]),
     )  # fmt: skip
-    def begin(self, names: list[str], mps: MpsMode, batching: str, lanes: int) -> None:
+    def begin(self, names: list[str], mps: MpsMode, batching: str, lanes: int, count: int) -> None:
         self.names = names
-        configs = [config(name, 1, batching, lanes) for name in names]
+        configs = [config(name, count, batching, lanes) for name in names]
         self.broker = ScriptedBroker(
             *configs, gpus=GPUS, mps=mps, rate_limit=True, load_threads=8, max_in_flight=40, max_execution_s=1.0
         )
@@ -182,7 +183,7 @@ class CoreMachine(RuleBasedStateMachine):
     # --- models ---
 
     @rule(
-        which=ANY, slot=SLOTS, what=st.sampled_from(["resize", "resize", "change", "unload"]), count=st.integers(1, 3),
+        which=ANY, slot=SLOTS, what=st.sampled_from(["resize", "resize", "change", "unload"]), count=st.sampled_from([2, 4, 1, 3]),
         batching=st.sampled_from(BATCHING), lanes=st.integers(1, 2),
     )  # fmt: skip
     def model_changes(self, which: int, slot: int, what: str, count: int, batching: str, lanes: int) -> None:
