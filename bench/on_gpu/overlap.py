@@ -3,7 +3,7 @@
 
 usage: overlap.py FOLDER SECONDS ROUNDS BATCH... [--torch]     run by bench/gpu.py
 
-Prints a line of JSON per network and batch size. The lane is that of workers/lanes.py, without broker and client: two batches
+Prints a line of JSON per network and batch size. The lane is that of workers/on_gpu/lanes.py, without broker and client: two batches
 in flight, from and to a pinned region. `echo` has as many bytes out as in; `convnet`, where torch can be had, has few. Each
 side measures by turns; outputs are verified.
 """
@@ -48,7 +48,7 @@ from penstock.ipc.regions import create_memfd
 from penstock.workers.backends import make_device_backend
 from penstock.workers.devices.cuda import Device
 from penstock.workers.instances import DeviceInstance
-from penstock.workers.lanes import Overlap
+from penstock.workers.on_gpu.lanes import Overlap
 from penstock.workers.region_table import RegionTable
 
 WAYS = {

@@ -22,8 +22,8 @@ from penstock.ipc.cuda import CudaError
 from penstock.ipc.messages import BatchDone, Gpu, InputSlice, MapRegion, ModelSpec, Optimization, OutputSlice, Placement
 from penstock.workers.backends.identity_cuda import IdentityCuda
 from penstock.workers.backends.on_device import DeviceBackend, DeviceWork
-from penstock.workers.device_batches import Ended
-from penstock.workers.lanes import Overlap
+from penstock.workers.on_gpu.batches import Ended
+from penstock.workers.on_gpu.lanes import Overlap
 
 SEEDS = 32
 STEPS = 100
