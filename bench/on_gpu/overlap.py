@@ -3,9 +3,9 @@
 
 usage: overlap.py FOLDER SECONDS ROUNDS BATCH... [--torch]     run by bench/gpu.py
 
-Prints a line of JSON per network and batch size. The lane is that of workers/on_gpu/lanes.py, without broker and client: two batches
-in flight, from and to a pinned region. `echo` has as many bytes out as in; `convnet`, where torch can be had, has few. Each
-side measures by turns; outputs are verified.
+Prints a line of JSON per network and batch size. The lane is that of workers/on_gpu/lanes.py, without broker and client: two
+batches in flight, from and to a pinned region. `echo` has as many bytes out as in; `convnet`, where torch can be had, has few.
+Each side measures by turns; outputs are verified.
 """
 
 from __future__ import annotations
