@@ -18,6 +18,8 @@ from penstock.ipc.errors import CallerError, Code, ModelError
 from penstock.ipc.messages import InputSlice, LoadModel, ModelSpec, Placement, TensorSpec
 from penstock.workers.backends.base import Work
 from penstock.workers.backends.pytorch_libtorch import LibTorch
+from penstock.workers.backends.torch_forward import without_trace
+from penstock.workers.backends.torch_models import load_program
 from penstock.workers.backends.torch_settings import read_settings
 
 OUT = 32768
@@ -54,6 +56,50 @@ class Normalising(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x[:, 0] += 1
         return x.mul_(2)
+
+
+class Remembering(torch.nn.Module):
+    """Answers with what it was given before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = torch.zeros(2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        last, self.last = self.last, x
+        return last[: x.size(0)] + 0.0 if last.size(0) >= x.size(0) else x
+
+
+class Collecting(torch.nn.Module):
+    """The same, by a list to which it only adds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all = torch.jit.Attribute([], list[torch.Tensor])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.all.append(x[:])
+        last = self.all[max(len(self.all) - 2, 0)]
+        return last + 0.0 if last.size(0) == x.size(0) else x
+
+
+class Stacking(torch.nn.Module):
+    """Adds to a list of its own call."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = [x]
+        rows.append(x)
+        return torch.stack(rows).sum(0)
+
+
+class Counting(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.count += 1
+        return x * self.count
 
 
 class NotATensor(torch.nn.Module):
@@ -198,6 +244,26 @@ def test_inputs_are_looked_at_where_they_lie_once_a_model_is_known_to_leave_them
         assert result is not None
         assert np.shares_memory(result, content)
     backend.close()
+
+
+@pytest.mark.parametrize("kind", [Remembering, Collecting])
+def test_what_a_model_keeps_is_its_own_and_not_a_client_s_memory(tmp_path: Path, kind: Any) -> None:
+    # Given a model that keeps its input until the next call
+    spec = spec_of("pytorch", {"x": ("FP32", [3])}, {"y": ("FP32", [3])})
+    with Rig(spec, write_script(tmp_path, kind())) as rig:
+        computed(rig, X)
+        # When other requests use the same memory
+        for number in range(1, 4):
+            previous = computed(rig, X + number)[0]
+            # Then it still has what it was given
+            np.testing.assert_array_equal(previous, X + number - 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "keeps"), [(Remembering, True), (Collecting, True), (Counting, True), (Same, False), (Stacking, False)]
+)
+def test_only_what_may_keep_its_inputs_gets_copies_of_them(tmp_path: Path, kind: Any, keeps: bool) -> None:
+    assert load_program(order(write_script(tmp_path, kind())), "cpu").keeps_inputs is keeps
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16", "BOOL", "INT8", "UINT16", "INT32", "INT64", "FP64"])
@@ -346,9 +412,21 @@ def test_what_forward_raises_fails_its_batch_and_no_other(tmp_path: Path, capfd:
     with Rig(spec, write_script(tmp_path, Raising())) as rig:
         done = rig.run(Placement(2, [rig.memory.put(0, X)], [rig.memory.place(0, OUT, X.nbytes)]))
         assert (done.code, done.fault) == ("INTERNAL", "model")
-        assert "positive numbers are beyond me" in done.message
+        assert done.message == "ValueError: positive numbers are beyond me"
         np.testing.assert_array_equal(computed(rig, -X)[0], -X)
-    assert "beyond me" in capfd.readouterr().err
+    assert "Traceback of TorchScript" in capfd.readouterr().err, "where it was raised is told to who runs the broker"
+
+
+def test_of_a_traced_model_s_error_the_reason_alone_is_told(tmp_path: Path) -> None:
+    spec = spec_of("pytorch", {"x": ("FP32", [-1])}, {"y": ("FP32", [-1])})
+    with Rig(spec, write_script(tmp_path, torch.nn.Linear(4, 4), torch.ones(2, 4))) as rig:
+        done = rig.run(Placement(2, [rig.memory.put(0, X)], [rig.memory.place(0, OUT, X.nbytes)]))
+        assert done.message == "mat1 and mat2 shapes cannot be multiplied (2x3 and 4x4)"
+
+
+def test_errors_without_a_trace_are_told_as_they_are() -> None:
+    for said in ("", "plain", "RuntimeError: not torch's", "several\nlines: of text"):
+        assert without_trace(said) == said
 
 
 # --- parameters ------------------------------------------------------------------------------------------------------------

@@ -17,9 +17,30 @@ FAULTS = (
     Fault(
         "a program gets clients' memory before it has shown that it leaves it alone",
         FORWARD,
-        "if is_lent and self.writes_inputs is not False:",
-        "if is_lent and self.writes_inputs:",
+        "(is_lent and self.writes_inputs is not False)",
+        "(is_lent and self.writes_inputs)",
         (f"{MODELS}test_memory_of_clients_is_never_changed_by_a_model_that_changes_its_inputs",),
+    ),
+    Fault(
+        "a program keeps memory of clients",
+        FORWARD,
+        "if self._program.keeps_inputs or (",
+        "if False or (",
+        (f"{MODELS}test_what_a_model_keeps_is_its_own_and_not_a_client_s_memory",),
+    ),
+    Fault(
+        "that a program adds to a list of its own is not seen",
+        "workers/backends/torch_models.py",
+        'return any(next(node.inputs()).node().kind() == "prim::GetAttr" for node in added)',
+        "return False and any(added)",
+        (f"{MODELS}test_what_a_model_keeps_is_its_own_and_not_a_client_s_memory",),
+    ),
+    Fault(
+        "clients are told TorchScript's traces",
+        FORWARD,
+        "    return trace[found.end() :].strip() if found else said",
+        "    return said if found else said",
+        (f"{MODELS}test_of_a_traced_model_s_error_the_reason_alone_is_told",),
     ),
     Fault(
         "that a program changed its inputs is not noticed",

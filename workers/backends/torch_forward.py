@@ -6,6 +6,7 @@ The same on both kinds of device: tensors of torch go in and come out; of what t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,10 @@ from ..shapes import Shapes
 from .forward_names import flattened, input_positions, output_positions
 from .torch_models import DATATYPES, DTYPES, Program, torch
 from .torch_settings import TorchSettings
+
+_TRACE_HEADING = "Traceback of TorchScript"
+_REASON = re.compile(r"^(?:RuntimeError: |builtins\.(?=\w+: )|(?=[\w.]+: ))", re.MULTILINE)
+"""Where the reason begins, behind the last trace, whose lines are indented or begin with a path."""
 
 
 class Forward:
@@ -65,15 +70,16 @@ class Forward:
     def compute(self, inputs: Sequence[torch.Tensor | None], wanted: Sequence[int], is_lent: bool) -> list[torch.Tensor]:
         """The wanted outputs, in order, detached and of the right datatype. Raises ModelError, and what forward raises.
 
-        `is_lent`: the inputs are memory of clients, which get copies of it before the program until it has shown that it
-        leaves its inputs alone. They must not have been made in inference mode, where torch does not count changes.
+        `is_lent`: the inputs are memory of clients, of which the program gets copies until it has shown that it leaves its
+        inputs alone. They must not have been made in inference mode, where torch does not count changes. One that may keep its
+        inputs gets copies always: their memory is used again.
         """
         values = list(inputs)
-        if is_lent and self.writes_inputs is not False:
+        if self._program.keeps_inputs or (is_lent and self.writes_inputs is not False):
             values = [None if value is None else value.clone() for value in inputs]
         before = _versions(values)
         with self._settings.guard():
-            returned = list(flattened(self._program.call(self._passed(values))))
+            returned = list(flattened(self._called(values)))
         self.writes_inputs = bool(self.writes_inputs) or _versions(values) != before
         names = [name for name, _ in returned]
         if names != self._returned:
@@ -83,6 +89,16 @@ class Forward:
                 raise ModelError(error.message) from error
             self._returned = names
         return [self._checked(output, returned[self._positions[output]][1]) for output in wanted]
+
+    def _called(self, values: Sequence[torch.Tensor | None]) -> Any:
+        """Runs the program. Raises what forward raises; of what TorchScript says, the reason, with all of it as the cause."""
+        try:
+            return self._program.call(self._passed(values))
+        except Exception as error:
+            brief = without_trace(str(error))
+            if brief == str(error):
+                raise
+            raise RuntimeError(brief) from error
 
     def _passed(self, values: Sequence[torch.Tensor | None]) -> Sequence[torch.Tensor | None] | dict[str, torch.Tensor]:
         if self._arguments is None:
@@ -141,6 +157,13 @@ def signature_of(program: Program, spec: ModelSpec) -> Signature | None:
         outputs = _renamed(outputs, names, output_positions(spec.name, names, [tensor.name for tensor in outputs]))
     outputs = [replace(tensor, name=tensor.name or f"OUTPUT__{at}") for at, tensor in enumerate(outputs)]
     return Signature(inputs, outputs)
+
+
+def without_trace(said: str) -> str:
+    """An error's text without TorchScript's traces, which show the model's code, and paths of whoever wrote it."""
+    _, heading, trace = said.rpartition(_TRACE_HEADING)
+    found = _REASON.search(trace) if heading else None
+    return trace[found.end() :].strip() if found else said
 
 
 def _versions(values: Sequence[torch.Tensor | None]) -> list[int]:

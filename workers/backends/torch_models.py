@@ -43,6 +43,8 @@ class Program(ABC):
     kind = ""
     #: the arguments of forward that are tensors, in its order; None: it takes one dictionary, with keys that nobody knows
     arguments: list[Argument] | None
+    #: it may keep what it is given for later calls, so that it must be given memory of its own
+    keeps_inputs = False
 
     @abstractmethod
     def call(self, values: Sequence[torch.Tensor | None] | Mapping[str, torch.Tensor]) -> Any:
@@ -65,6 +67,7 @@ class ScriptProgram(Program):
         #: what is passed for each argument of forward unless a tensor is
         self._defaults: list[Any] = []
         self.arguments = self._read_arguments(module.forward.schema.arguments[1:])  # the first is self
+        self.keeps_inputs = _keeps(module.inlined_graph)
 
     def __repr__(self) -> str:
         return f"<ScriptProgram of {self.arguments}>"
@@ -185,6 +188,14 @@ def load_program(order: LoadModel, device: str) -> Program:
         raise ModelError(f"model file '{name}' cannot be loaded: {reason}") from error
 
 
+def _keeps(graph: Any) -> bool:
+    """Whether a graph of TorchScript sets attributes of its module, or adds to lists and dictionaries that are some."""
+    if graph.findAllNodes("prim::SetAttr", True):
+        return True
+    added = [node for kind in _ADDING for node in graph.findAllNodes(kind, True)]
+    return any(next(node.inputs()).node().kind() == "prim::GetAttr" for node in added)
+
+
 def _load_library(library: str, model: str) -> None:
     """Makes the custom operators of a library known to torch. Raises ModelError that names it."""
     if not os.path.isfile(library):
@@ -229,6 +240,8 @@ def _moved(program: Any, device: str) -> Any:
     return move_to_device_pass(program, device)
 
 
+_ADDING = ("aten::append", "aten::insert", "aten::extend", "aten::_set_item", "aten::update")
+"""What lists and dictionaries of TorchScript are added to with."""
 _ADVICE = "write it with torch.jit.save (torch.jit.trace, torch.jit.script), or with torch.export.save (torch.export.export)"
 
 
