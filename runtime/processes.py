@@ -75,12 +75,14 @@ class SpawnedWorker:
         self.link: LocalLink[Any] = LocalLink(ours, FrameDecoder(FromWorker))
         assert self._child.stdout is not None
         self.output: OutputReader | None = OutputReader(self._child.stdout)
+        self._is_killed = False  # by the broker
 
     def __repr__(self) -> str:
         return f"<SpawnedWorker {self.name} pid {self.pid}>"
 
     def kill(self) -> None:
         """SIGKILL. It cannot have been reaped by anybody else, so the pid is its own."""
+        self._is_killed = True
         self._child.kill()
 
     def ends(self, within_s: float) -> bool:
@@ -94,7 +96,7 @@ class SpawnedWorker:
         os.close(self.pidfd)
         if self.output is not None:
             self.output.close()
-        return how_it_ended(status)
+        return how_it_ended(status, self._is_killed)
 
 
 class AttachedWorker:
@@ -135,9 +137,12 @@ def ends(pidfd: int, within_s: float) -> bool:
     return bool(poll.poll(within_s * 1000))
 
 
-def how_it_ended(status: int) -> str:
-    """A child's end in the words of the error messages: "died (signal 9)", "exited with status 1"."""
+def how_it_ended(status: int, is_killed: bool = False) -> str:
+    """A child's end in the words of the error messages: "died (signal 9)", "exited with status 1".
+
+    `is_killed`: by the broker, which knows why.
+    """
     if status >= 0:
         return f"exited with status {status}"
-    hint = ", perhaps for want of memory" if -status == signal.SIGKILL else ""
+    hint = ", perhaps for want of memory" if -status == signal.SIGKILL and not is_killed else ""
     return f"died (signal {-status}{hint})"

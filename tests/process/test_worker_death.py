@@ -107,7 +107,7 @@ def test_hung_in_a_batch(tmp_path: Path, repository: Path, link: str) -> None:
         pid = ready_pid(client, "hung")
         future = client.submit("hung", rows(1))
         other_model_is_served(client, 2)
-        with pytest.raises(ModelError, match=r"model 'hung': batch \d+ ran past the limit of 300\.0 ms .*died \(signal 9"):
+        with pytest.raises(ModelError, match=r"model 'hung': batch \d+ ran past the limit of 300\.0 ms .*died \(signal 9\)"):
             future.result(5)
         assert not is_alive(pid)
         eventually(lambda: ready_pid(client, "hung") not in (0, pid), RESTARTED_WITHIN_S, "it is started again")
