@@ -57,6 +57,7 @@ def convert(as_json: bool, load: bool, address: str | None, search: bool, check:
     if load:
         _find_broker(address)
     with interrupted_once(), prints_to_stderr(), failing_as(CommandFailed):
+        from ..convert.conversion import check_rows, tried_once
         from ..convert.repository_entry import Place, Staging
 
         place = Place(options["repository"], options["name"], options["version"], options["force"])
@@ -66,6 +67,10 @@ def convert(as_json: bool, load: bool, address: str | None, search: bool, check:
             from .convert_steps import Steps
 
             subject = _subject(asked, options)
+            if serving.is_batched:
+                check_rows(subject)
+            for name in tried_once(subject):
+                _say(f"input '{name}' has variable dims, and is compared with one shape only; two --shape {name}:... try two")
             steps = Steps(subject, staging, serving, options["labels"], _say)
             if search:
                 verdicts, chosen = steps.search(forms, precisions, options["interval_ms"])

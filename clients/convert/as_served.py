@@ -11,7 +11,7 @@ import numpy as np
 from ...ipc.errors import ModelError, PenstockError
 from ...ipc.tensors import numpy_dtype
 from ..client import Client
-from ..models import Array
+from ..models import Array, TensorInfo
 from .correctness import Comparison, compare
 from .samples import Samples
 from .signatures import Arrays, Signature
@@ -33,27 +33,39 @@ def compare_served(
     client: Client, name: str, version: int, signature: Signature, samples: Samples, answers: Sequence[Arrays],
     tolerances: Tolerances, precision: Precision,
 ) -> tuple[Comparison, ...]:  # fmt: skip
-    """Every request alone, and then all at once, which the broker may batch. Raises PenstockError.
+    """Every request alone, and then all at once, which the broker may batch: the largest first, behind which the others queue.
 
-    In what it returns, the latter are counted on from the former.
+    In what it returns, the latter are counted on from the former. Raises PenstockError.
     """
     requests = [_as_taken(signature, request) for request in samples.requests]
     try:
         alone = [_outputs(client.infer(name, request, version=version, timeout_s=TIMEOUT_S)) for request in requests]
-        futures = [client.submit(name, request, version=version, timeout_s=TIMEOUT_S) for request in requests]
-        together = [_outputs(future.result()) for future in futures]
+        largest_first = sorted(range(len(requests)), key=lambda number: -samples.rows[number])
+        futures = {each: client.submit(name, requests[each], version=version, timeout_s=TIMEOUT_S) for each in largest_first}
+        together = [_outputs(futures[number].result()) for number in range(len(requests))]
     except PenstockError as error:
         raise type(error)(f"as served: {error.message}", error.code) from error
-    return compare(signature.outputs, [*answers, *answers], [*alone, *together], tolerances, precision)
+    expected = [_as_given(signature, answer) for answer in answers]
+    return compare(signature.outputs, [*expected, *expected], [*alone, *together], tolerances, precision)
 
 
 def _as_taken(signature: Signature, request: Arrays) -> dict[str, Array]:
-    """In the datatypes of the entry: TensorRT before 10 has made INT32 of the source's INT64."""
+    """In the datatypes of the entry: TensorRT before 10 has made INT32 of the source's INT64. In its shapes, too."""
     found = {}
     for tensor in signature.inputs:
-        array, dtype = request[tensor.name], numpy_dtype(tensor.datatype)
+        array, dtype = _shaped(tensor, request[tensor.name]), numpy_dtype(tensor.datatype)
         found[tensor.name] = array if array.dtype == dtype else array.astype(dtype)
     return found
+
+
+def _as_given(signature: Signature, answer: Arrays) -> dict[str, Array]:
+    """The source's answer in the shapes of the entry."""
+    return {tensor.name: _shaped(tensor, answer[tensor.name]) for tensor in signature.outputs}
+
+
+def _shaped(tensor: TensorInfo, array: Array) -> Array:
+    """What has no dims is served as one element (see entry_config)."""
+    return array if tensor.dims else array.reshape((*array.shape, 1))
 
 
 def _outputs(result: Any) -> dict[str, Array]:

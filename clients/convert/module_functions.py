@@ -52,7 +52,7 @@ def build(call: Call) -> Built:
     arguments, takes_checkpoint = _arguments(module, function, call)
     try:
         returned = function(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _raised(call.function, error) from error
     return _taken_apart(call.function, returned, takes_checkpoint)
 
@@ -67,7 +67,7 @@ def _find(text: str) -> tuple[ModuleType, Callable[..., Any]]:
     except ModuleNotFoundError as error:
         hint = f"it is looked for in {here} and on PYTHONPATH" if error.name and name.startswith(error.name) else "install it"
         raise not_found(f"module {name!r} cannot be imported: there is no module {error.name!r}; {hint}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CallerError(f"module {name!r} cannot be imported: {_said(error)}") from error
     function = getattr(module, attribute, None)
     if not callable(function):
@@ -177,7 +177,7 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
 
 
-def _raised(function: str, error: Exception) -> CallerError:
+def _raised(function: str, error: BaseException) -> CallerError:
     """An error of somebody else's function: its last line of text, and where it came from."""
     trace, place = error.__traceback__, ""
     while trace is not None:
@@ -186,5 +186,5 @@ def _raised(function: str, error: Exception) -> CallerError:
     return CallerError(f"{function} raised {_said(error)} ({place})")
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

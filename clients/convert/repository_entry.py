@@ -106,14 +106,20 @@ class Staging:
         """Moves the attempt into place; the directory of the version. Raises CallerError, MachineError."""
         self.place.check()
         staged, target = self._version(attempt).parent, self.place.directory
-        version = target / str(self.place.version)
+        version, replaced = target / str(self.place.version), self.folder / "replaced"
         try:
             if not target.exists():
                 staged.rename(target)
                 return version
+            self.check_config((staged / CONFIG_NAME).read_text(encoding="utf-8"))
             if version.exists():
-                version.rename(self.folder / "replaced")
-            self._version(attempt).rename(version)
+                version.rename(replaced)
+            try:
+                self._version(attempt).rename(version)
+            except OSError:
+                if replaced.exists():  # what was there before is better than nothing
+                    replaced.rename(version)
+                raise
             for file in staged.iterdir():
                 os.replace(file, target / file.name)
         except OSError as error:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import io
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,9 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...ipc.errors import CallerError, Code, ModelError, invalid
+from ...ipc.errors import CallerError, Code, ModelError, PenstockError, invalid
 from ..models import Array, TensorInfo
 from .signatures import Arrays
+from .state_dicts import fitted, weights_in
 from .tolerances import Precision
 
 Run = Callable[[Arrays], dict[str, Array]]
@@ -55,7 +58,9 @@ class TorchModule:
 
     def prepare(self) -> None:
         """Eval mode, without gradients, on its device. Raises CallerError where there is no such device."""
-        self.module.eval().requires_grad_(False)
+        self.module.eval()
+        for parameter in self.module.parameters():  # a ScriptModule has no requires_grad_ of its own
+            parameter.requires_grad_(False)
         if self._device is None:
             return
         try:
@@ -76,26 +81,12 @@ class TorchModule:
         return [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
 
     def load_checkpoint(self, path: Path) -> None:
-        """A state dict, or one under `state_dict` or `model`. Raises CallerError that names the keys that do not fit."""
+        """A state dict, or one under a usual name. Raises CallerError that names the keys that do not fit."""
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            held = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise invalid(f"checkpoint {path} cannot be read: {_first_line(error)}") from error
-        for key in ("state_dict", "model"):
-            if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-                state = state[key]
-        if not isinstance(state, Mapping):
-            raise invalid(f"checkpoint {path} holds a {type(state).__name__}, not a state dict")
-        if state and all(key.startswith("module.") for key in state):  # of a DataParallel
-            state = {key.removeprefix("module."): value for key, value in state.items()}
-        own = self.module.state_dict()
-        wrong = [f"missing: {_listed(set(own) - set(state))}"] if set(own) - set(state) else []
-        wrong += [f"unexpected: {_listed(set(state) - set(own))}"] if set(state) - set(own) else []
-        shapes = [key for key in own if key in state and tuple(own[key].shape) != tuple(state[key].shape)]
-        wrong += [f"of another shape: {_listed(shapes)}"] if shapes else []
-        if wrong:
-            raise invalid(f"checkpoint {path} does not fit the module: {'; '.join(wrong)}")
-        self.module.load_state_dict(state)
+            raise _unreadable(path, error) from error
+        self.module.load_state_dict(fitted(path, weights_in(path, held), self.module.state_dict()))
 
     def answer(self, arrays: Arrays) -> dict[str, Array]:
         """What the source says. Raises ModelError with what it raised."""
@@ -119,7 +110,7 @@ class TorchModule:
         """torch.jit.trace, saved; returns what torch warns of: what it could not see, it has taken for constant."""
         with _refusing("ts-trace"), _quietly() as said:
             module = self._inner(precision, example)
-            _JIT.trace(module, self._tensors(example, None), check_trace=False).save(str(path))
+            _save(_JIT.save, _JIT.trace(module, self._tensors(example, None), check_trace=False), path)
         return _tracers(said)
 
     def write_scripted(self, path: Path, example: Arrays, precision: Precision) -> None:
@@ -129,14 +120,22 @@ class TorchModule:
             outer = self._inner(precision, example, scripted)
             if outer is not scripted:
                 outer = _JIT.trace(outer, self._tensors(example, None), check_trace=False)
-            outer.save(str(path))
+            _save(_JIT.save, outer, path)
 
-    def write_exported(self, path: Path, example: Arrays, precision: Precision, max_batch_size: int) -> None:
-        """torch.export, saved, with a variable batch and the inputs' own variable dims."""
+    def write_exported(self, path: Path, example: Arrays, precision: Precision, max_batch_size: int) -> list[tuple[int, ...]]:
+        """torch.export, saved, with a variable batch and the inputs' own variable dims; the complete dims of its outputs."""
+        if max_batch_size == 1:
+            raise CallerError(
+                "torch-export: --max-batch-size 1: torch.export takes a batch of one for constant; say 2 or more, or 0 for no "
+                "batch dimension",
+                Code.UNSUPPORTED,
+            )
         with _refusing("torch-export"), _quietly():
             module = self._inner(precision, example)
             shapes = self._variable(module, max_batch_size)
-            torch.export.save(torch.export.export(module, self._tensors(example, None), dynamic_shapes=shapes), path)
+            program = torch.export.export(module, self._tensors(example, None), dynamic_shapes=shapes)
+            _save(torch.export.save, program, path)
+        return _output_dims(program)
 
     def write_onnx(
         self, path: Path, example: Arrays, precision: Precision, opset: int, names: Sequence[str], max_batch_size: int
@@ -155,7 +154,7 @@ class TorchModule:
         }  # fmt: skip
         has_both = "dynamo" in inspect.signature(torch.onnx.export).parameters  # since torch 2.5
         module, tensors = self._inner(precision, example), self._tensors(example, None)
-        with _refusing("onnx"), _quietly() as said:
+        with _refusing("onnx"), _quietly() as said, _without_fast_paths():
             try:
                 torch.onnx.export(
                     module, tensors, str(path), dynamic_axes=axes, **options, **({"dynamo": False} if has_both else {})
@@ -279,6 +278,20 @@ def _array(name: str, tensor: Any) -> Array:
     return array
 
 
+def _save(save: Callable[[Any, Any], None], made: Any, path: Path) -> None:
+    """Through memory: torch's own writer ends the process where the disk is full (it throws in a destructor)."""
+    content = io.BytesIO()
+    save(made, content)
+    path.write_bytes(content.getbuffer())
+
+
+def _output_dims(program: Any) -> list[tuple[int, ...]]:
+    """Of an exported program; -1 where it leaves one open."""
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    shapes = [values[each].shape for each in program.graph_signature.user_outputs]
+    return [tuple(dim if isinstance(dim, int) else -1 for dim in shape) for shape in shapes]
+
+
 def _datatype(name: str, tensor: Any) -> str:
     for datatype, kind in _DATATYPES.items():
         if tensor.dtype is kind:
@@ -292,7 +305,11 @@ def _flat(outputs: Any) -> list[Any]:
         list(outputs.values()) if isinstance(outputs, Mapping) else [outputs] if isinstance(outputs, torch.Tensor) else outputs
     )
     if not isinstance(flat, (list, tuple)) or not all(isinstance(tensor, torch.Tensor) for tensor in flat):
-        kinds = type(outputs).__name__ if not isinstance(outputs, (list, tuple)) else [type(each).__name__ for each in outputs]
+        kinds: Any = type(outputs).__name__
+        if isinstance(outputs, Mapping):
+            kinds = {str(key): type(each).__name__ for key, each in outputs.items()}
+        elif isinstance(outputs, (list, tuple)):
+            kinds = [type(each).__name__ for each in outputs]
         raise CallerError(
             f"the module returns {kinds}; a tensor, a sequence or a dict of tensors can be served", Code.UNSUPPORTED
         )
@@ -303,7 +320,7 @@ def _called(what: str, module: Any, tensors: Sequence[Any]) -> Any:
     try:
         with torch.no_grad():
             return module(*tensors)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shapes = ", ".join(f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for tensor in tensors)
         raise ModelError(f"{what} raised {type(error).__name__} for inputs {shapes}: {_last_line(error)}") from error
 
@@ -313,7 +330,7 @@ def _refusing(form: str) -> Iterator[None]:
     """What torch raises within the block, as an error that names the format."""
     try:
         yield
-    except (CallerError, ModelError):
+    except (CallerError, ModelError, OSError):  # OSError: the disk's, and no fault of the format
         raise
     except Exception as error:
         said, name = str(error).strip(), type(error).__name__
@@ -339,6 +356,17 @@ def _tracers(said: Sequence[warnings.WarningMessage]) -> list[str]:
 
 
 @contextmanager
+def _without_fast_paths() -> Iterator[None]:
+    """torch's attention and encoder layers step by step: in eval mode they are one operator each, which ONNX does not have."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
 def _quietly() -> Iterator[list[warnings.WarningMessage]]:
     """Warnings within the block, kept."""
     with warnings.catch_warnings(record=True) as said:
@@ -346,15 +374,20 @@ def _quietly() -> Iterator[list[warnings.WarningMessage]]:
         yield said
 
 
-def _listed(keys: Sequence[str] | set[str]) -> str:
-    """The first few."""
-    names = sorted(keys)
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+def _unreadable(path: Path, error: Exception) -> PenstockError:
+    """Of a checkpoint: what else than weights it holds, or that it is none."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    if found is None:
+        return invalid(f"checkpoint {path} cannot be read as a file that torch.save has written: {_first_line(error)}")
+    return invalid(
+        f"checkpoint {path} cannot be read: it holds more than weights ({found[1]}), and reading that would run its code; if "
+        "you trust it, let the function take `checkpoint` and load it itself, else save the state dict alone"
+    )
 
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
-def _last_line(error: Exception) -> str:
+def _last_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[-1].strip()

@@ -87,8 +87,10 @@ class TorchSource(Source):
             run = OnnxRun(path).open()
             return Written(self._of_file(run.inputs, run.outputs), run.answer)
         if form == "torch-export":
-            module.write_exported(path, example, precision, self.max_batch_size)
-        elif form == "ts-script":
+            dims, lead = module.write_exported(path, example, precision, self.max_batch_size), 1 if self.max_batch_size else 0
+            outputs = tuple(each._replace(dims=own[lead:]) for each, own in zip(self.outputs, dims, strict=True))
+            return Written(self.signature._replace(outputs=outputs), module.run_file(path, names))
+        if form == "ts-script":
             module.write_scripted(path, example, precision)
         else:
             _tell(module.write_traced(path, example, precision), say)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,8 +180,62 @@ def test_a_checkpoint_that_does_not_fit_names_its_keys(tmp_path: Path) -> None:
     module.load_checkpoint(tmp_path / "right.pth")
     assert torch.equal(module.module.dense.bias, before * 2)
     (tmp_path / "none.pth").write_bytes(b"nothing")
-    with pytest.raises(CallerError, match="cannot be read"):
+    with pytest.raises(CallerError, match="cannot be read as a file that torch.save has written"):
         module.load_checkpoint(tmp_path / "none.pth")
+    torch.save({"state_dict": state, "args": Namespace(lr=0.1)}, tmp_path / "more.pth")
+    with pytest.raises(CallerError, match=r"more than weights \(argparse.Namespace\).*let the function take `checkpoint`"):
+        module.load_checkpoint(tmp_path / "more.pth")
+
+
+def test_a_module_of_torchscript_is_a_source_like_another(tmp_path: Path) -> None:
+    module = source(lambda: torch.jit.script(Plain()), "image:FP32:3,8,8")
+    example = {"image": np.random.default_rng(0).random((2, 3, 8, 8), np.float32)}
+    for form in ("ts-trace", "ts-script", "onnx"):
+        run = written(module, form, "fp32", tmp_path, example, ["OUTPUT__0"])
+        np.testing.assert_allclose(run(example)["OUTPUT__0"], module.answer(example)["OUTPUT__0"], rtol=1e-4, atol=1e-6)
+
+
+class Encoding(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+def test_layers_that_torch_has_as_one_operator_can_be_onnx(tmp_path: Path) -> None:
+    # Given a transformer's layer in eval mode, which torch computes at once
+    module = source(Encoding, "x:FP32:5,8")
+    example = {"x": np.random.default_rng(0).random((2, 5, 8), np.float32)}
+    # When it is exported
+    run = written(module, "onnx", "fp32", tmp_path, example, ["OUTPUT__0"])
+    # Then it answers, for other batches as well, and torch is as it was
+    for shape in ((2, 5, 8), (3, 5, 8)):
+        request = {"x": np.random.default_rng(1).random(shape, np.float32)}
+        np.testing.assert_allclose(run(request)["OUTPUT__0"], module.answer(request)["OUTPUT__0"], rtol=1e-3, atol=1e-4)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_an_exported_program_says_which_dims_of_its_outputs_are_variable(tmp_path: Path) -> None:
+    module = source(Several, "tokens:INT64:-1", "scale:FP32:6")
+    example = {"tokens": np.ones((2, 7), np.int64), "scale": np.ones((2, 6), np.float32)}
+    assert module.write_exported(tmp_path / "model.pt2", example, "fp32", BATCH) == [(-1, -1, 6), (-1,)]
+    with pytest.raises(CallerError, match="--max-batch-size 1: torch.export takes a batch of one for constant"):
+        module.write_exported(tmp_path / "model.pt2", example, "fp32", 1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_full_disk_costs_no_more_than_the_conversion(form: str) -> None:
+    module = source(Plain, "image:FP32:3,8,8")
+    example = {"image": np.ones((2, 3, 8, 8), np.float32)}
+    writers = {
+        "ts-trace": module.write_traced, "ts-script": module.write_scripted,
+        "torch-export": partial(module.write_exported, max_batch_size=BATCH),
+        "onnx": partial(module.write_onnx, opset=17, names=["y"], max_batch_size=BATCH),
+    }  # fmt: skip
+    with pytest.raises(OSError, match="No space left on device"):
+        writers[form](Path("/dev/full"), example, "fp32")
 
 
 class Spectrum(torch.nn.Module):

@@ -10,10 +10,12 @@ TOLERANCES = "clients/convert/tolerances.py"
 SAMPLES = "clients/convert/samples.py"
 ENTRY = "clients/convert/repository_entry.py"
 ENGINES = "clients/convert/engine_orders.py"
+CONVERSION = "clients/convert/conversion.py"
 FUNCTIONS = "clients/convert/module_functions.py"
 SIGNATURES = "clients/convert/signatures.py"
 
 COMPARED = "tests/unit/clients/convert/test_correctness.py::"
+BEFORE = "tests/unit/clients/convert/test_conversions.py::"
 STAGED = "tests/unit/clients/convert/test_repository_entry.py::"
 
 FAULTS = (
@@ -102,5 +104,40 @@ FAULTS = (
         "        os.dup2(2, 1)",
         "        os.dup2(1, 1)",
         ("tests/process/test_engine_builder.py::test_what_native_code_prints_does_not_come_between_the_reports",),
+    ),
+    Fault(
+        "whether a row answers the same in a batch is asked of the first alone",
+        CONVERSION,
+        "    places = [slice(0, 1), slice(samples.rows[largest] - 1, samples.rows[largest])]",
+        "    places = [slice(0, 1)]",
+        (f"{BEFORE}test_a_row_that_depends_on_those_beside_it_is_not_to_be_batched",),
+    ),
+    Fault(
+        "rounding that is another for another batch is a difference",
+        CONVERSION,
+        'compare(outputs, alone, within, tolerances, "fp16")',
+        'compare(outputs, alone, within, tolerances, "fp32")',
+        (f"{BEFORE}test_rows_that_answer_for_themselves_pass",),
+    ),
+    Fault(
+        "a prefix that is the module's own is taken off",
+        "clients/convert/state_dicts.py",
+        "    while not found.keys() & own.keys():",
+        "    while True:",
+        ("tests/unit/clients/convert/test_state_dicts.py::test_a_module_with_such_keys_of_its_own_keeps_them",),
+    ),
+    Fault(
+        "a configuration that was written meanwhile is written over",
+        ENTRY,
+        '            self.check_config((staged / CONFIG_NAME).read_text(encoding="utf-8"))',
+        "            self.check_invariants()",
+        (f"{STAGED}test_a_configuration_that_somebody_else_wrote_meanwhile_is_not_written_over",),
+    ),
+    Fault(
+        "a version that could not be replaced is gone",
+        ENTRY,
+        "                    replaced.rename(version)",
+        "                    replaced.stat()",
+        (f"{STAGED}test_what_was_there_is_there_again_when_it_cannot_be_replaced",),
     ),
 )

@@ -270,7 +270,9 @@ def test_a_model_that_differs_by_more_than_its_tolerance_is_not_written(reposito
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("modules_to_convert:batch_of_two", "--format", "ts-trace"), "is that written into it?"),
+        (("modules_to_convert:batch_of_two", "--format", "ts-trace", "--batching", "none"), "is that written into it?"),
+        (("modules_to_convert:batch_of_two", "--format", "ts-trace"), "is not the same alone as in a batch of 8 (by up to 7)"),
+        (("modules_to_convert:leaving", "--format", "onnx"), "raised SystemExit: no configuration, no module (modules_to_convert.py:"),
         (("modules_to_convert:without_examples", "--format", "ts-trace"), "say what it takes, e.g. --input NAME:FP32:3,224,224"),
         (("modules_to_convert:without_examples", "--format", "onnx", "--input", "x:FP32:5"), "the source cannot answer request 0"),
         (("modules_to_convert:nothing", "--format", "onnx"), "has no function 'nothing'; it has batch_of_two"),
@@ -283,6 +285,21 @@ def test_what_is_wrong_with_a_source_is_one_sentence(words: tuple[str, ...], sai
     converted = Converted(repository, *words, code=1)
     assert said in converted.steps.splitlines()[-1]
     assert list(repository.iterdir()) == []
+
+
+@needs_torch
+@pytest.mark.parametrize("form", ["ts-trace", "torch-export", "onnx"])
+def test_a_number_without_dims_is_served_as_one_element(repository: Path, form: str) -> None:
+    converted = Converted(repository, "modules_to_convert:regression", "--format", form)
+    assert converted.checks == [("converted", "OUTPUT__0", True), ("served", "OUTPUT__0", True)]
+    assert "dims: [ 1 ] reshape { shape: [ ] }" in (repository / "m" / "config.pbtxt").read_text()
+
+
+@needs_torch
+def test_what_depends_on_its_batch_is_converted_for_batches_that_clients_make(repository: Path) -> None:
+    words = ("modules_to_convert:normalising", "--format", "torch-export")
+    assert "so requests cannot be batched together: say --batching none" in Converted(repository, *words, code=1).steps
+    assert Converted(repository, *words, "--batching", "none").said["right"]
 
 
 @needs_torch

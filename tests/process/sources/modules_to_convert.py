@@ -47,6 +47,32 @@ def batch_of_two() -> Any:
     return BatchOfTwo(), torch.zeros(2, 4)
 
 
+class Regression(torch.nn.Module):
+    """One number per row, without a dimension of its own, as many return it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sum(1)
+
+
+def regression() -> Any:
+    return Regression(), torch.zeros(1, 4)
+
+
+class Normalising(torch.nn.Module):
+    """By the statistics of the batch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - x.mean(0, keepdim=True)
+
+
+def normalising() -> Any:
+    return Normalising(), torch.zeros(1, 4)
+
+
+def leaving() -> Any:
+    raise SystemExit("no configuration, no module")
+
+
 def update_argparser(parser: Any) -> None:
     """As the models of NVIDIA's DeepLearningExamples declare their options."""
     parser.add_argument("--config", type=str, required=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 from pathlib import Path
 
@@ -70,6 +71,42 @@ def test_another_version_shares_the_configuration(tmp_path: Path) -> None:
             staging.check_config("another")
         staging.publish("onnx-fp32")
     assert tree(tmp_path) == {"m/1/model.onnx": "one", "m/2/model.onnx": "two", "m/config.pbtxt": "config"}
+
+
+def test_a_configuration_that_somebody_else_wrote_meanwhile_is_not_written_over(tmp_path: Path) -> None:
+    # Given two conversions that began when nothing was there, one of which has come to its end
+    with Staging(Place(tmp_path, "m", 1)) as first, Staging(Place(tmp_path, "m", 2)) as second:
+        write(first, "one", "config")
+        write(second, "two", "another")
+        second.check_config("another")
+        first.publish("onnx-fp32")
+        # When the other is published
+        with pytest.raises(CallerError, match="config.pbtxt says something else than this version needs"):
+            second.publish("onnx-fp32")
+    # Then the first is as it was
+    assert tree(tmp_path) == {"m/1/model.onnx": "one", "m/config.pbtxt": "config"}
+
+
+def test_what_was_there_is_there_again_when_it_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Staging(Place(tmp_path, "m", 1)) as staging:
+        write(staging, "old")
+        staging.publish("onnx-fp32")
+    # Given a file system that does not take the new version
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if "onnx-fp32" in path.parts:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    # When it is to be written over
+    with Staging(Place(tmp_path, "m", 1, overwrites=True)) as staging:
+        write(staging, "new")
+        with pytest.raises(MachineError, match="cannot write .*m/1: No space left on device"):
+            staging.publish("onnx-fp32")
+    # Then it still is what it was
+    assert tree(tmp_path) == {"m/1/model.onnx": "old", "m/config.pbtxt": "config"}
 
 
 def test_labels_go_beside_the_configuration(tmp_path: Path) -> None:
