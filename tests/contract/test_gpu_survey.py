@@ -40,7 +40,9 @@ class Program:
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Program:
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """Given a machine that has cuda-python, as far as is looked for before a survey."""
+    monkeypatch.setattr("penstock.runtime.gpu_survey.find_spec", lambda _name: object())
     return Program(tmp_path)
 
 
