@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from enum import Enum
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..ipc.codec import BadMessage
 from ..ipc.cuda import CudaError, CudaUnavailable
@@ -37,9 +37,11 @@ from ..ipc.messages import (
 from ..ipc.processors import occupy
 from .batches import BatchRunner, as_error, failed
 from .instances import Instance, make_instance
-from .on_gpu.batches import DeviceRunner
-from .on_gpu.loop import DeviceLoop
 from .region_table import RegionTable
+
+if TYPE_CHECKING:
+    from .on_gpu.batches import DeviceRunner
+    from .on_gpu.loop import DeviceLoop
 
 
 class State(Enum):
@@ -166,10 +168,9 @@ class WorkerLoop:
 
     def _lose(self, error: MachineError) -> None:
         """The context is lost: what is in flight is told why; what has not been read yet the broker gives to another worker."""
-        if isinstance(self._runner, DeviceRunner):
+        if self._device_loop is not None:
             with suppress(LinkClosed):
-                for batch, report, fds in self._runner.lose(error):
-                    self._report(batch, report, fds)
+                self._device_loop.lose(error)
 
     def _map(self, message: MapRegion) -> None:
         fds = self._link.take_fds(message.fds)
@@ -210,7 +211,9 @@ class WorkerLoop:
         except BaseException as error:  # noqa: BLE001 - see _load
             self._fail(as_error(error))
             return
-        if isinstance(runner, DeviceRunner):
+        if not isinstance(runner, BatchRunner):
+            from .on_gpu.loop import DeviceLoop
+
             self._device_loop = DeviceLoop(self._link, runner, self._report)
             self._receive = self._device_loop.receive
             self._handlers[Batch] = self._device_loop.submit

@@ -9,7 +9,7 @@ A worker on a GPU pins what it maps for longer than a request, and opens CUDA me
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,10 @@ from ..ipc.cuda import CudaError
 from ..ipc.errors import BrokerError, CallerError, Code, PenstockError, invalid
 from ..ipc.messages import MapRegion, RegionMapped
 from ..ipc.regions import Mapping
-from .devices.cuda import Device, HostRegistration
-from .on_gpu.regions import Allocations, CudaRegion
+
+if TYPE_CHECKING:
+    from .devices.cuda import Device, HostRegistration
+    from .on_gpu.regions import Allocations, CudaRegion
 
 Octets = npt.NDArray[np.uint8]
 Space = Literal["host", "pinned", "isolated", "device"]
@@ -56,6 +58,8 @@ class MappedRegion:
 
     def pin(self) -> None:
         """Has it pinned, once. A refusal is remembered, and costs speed alone; raises CudaError when the GPU is lost."""
+        from .devices.cuda import HostRegistration
+
         try:
             self.registration = HostRegistration(self.address, self.byte_size)
         except CudaError as error:
@@ -126,7 +130,7 @@ class IsolatedRegion:
         )
 
 
-Region = MappedRegion | IsolatedRegion | CudaRegion
+Region = Union[MappedRegion, IsolatedRegion, "CudaRegion"]
 
 
 class RegionTable:
@@ -134,7 +138,7 @@ class RegionTable:
 
     def __init__(self, isolate: bool = False, device: Device | None = None) -> None:
         self._isolate = isolate
-        self._allocations = None if device is None else Allocations(device)
+        self._allocations = None if device is None else _allocations(device)
         self._regions: dict[int, Region] = {}
         #: the numbers of regions that are not mapped; a subset of the keys above
         self.isolated: set[int] = set()
@@ -229,3 +233,10 @@ class RegionTable:
         total = sum(region.byte_size for region in self._regions.values())
         exceptions = f"{len(self.isolated)} isolated, {len(self._refused)} refused"
         return f"<RegionTable {len(self._regions)} regions, {total} bytes, {exceptions}>"
+
+
+def _allocations(device: Device) -> Allocations:
+    """Imported with the first GPU: a worker on the CPU starts without it."""
+    from .on_gpu.regions import Allocations
+
+    return Allocations(device)

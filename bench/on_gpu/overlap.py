@@ -47,7 +47,7 @@ from penstock.ipc.messages import (
 from penstock.ipc.regions import create_memfd
 from penstock.workers.backends import make_device_backend
 from penstock.workers.devices.cuda import Device
-from penstock.workers.instances import DeviceInstance
+from penstock.workers.on_gpu.instance import DeviceInstance
 from penstock.workers.on_gpu.lanes import Overlap
 from penstock.workers.region_table import RegionTable
 

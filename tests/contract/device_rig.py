@@ -28,7 +28,7 @@ from penstock.ipc.tensors import numpy_dtype
 from penstock.workers.backends.identity_cuda import IdentityCuda
 from penstock.workers.backends.on_device import DeviceBackend, DeviceTensor, DeviceWork, Slot
 from penstock.workers.devices.cuda import Device, DeviceBuffer, Stream
-from penstock.workers.instances import DeviceInstance
+from penstock.workers.on_gpu.instance import DeviceInstance
 from penstock.workers.on_gpu.lanes import Overlap
 from penstock.workers.on_gpu.regions import CudaRegion
 from penstock.workers.region_table import RegionTable

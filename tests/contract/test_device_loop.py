@@ -31,7 +31,7 @@ from penstock.ipc.messages import (
     UnmapRegion,
 )
 from penstock.workers.devices.cuda import Device, Event, Stream
-from penstock.workers.instances import ALWAYS_NS, SPIN_NS, spin_ns
+from penstock.workers.on_gpu.instance import ALWAYS_NS, SPIN_NS, spin_ns
 from penstock.workers.on_gpu.loop import Waiter
 
 Make = Callable[..., WorkerProcess]

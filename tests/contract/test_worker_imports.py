@@ -16,6 +16,11 @@ def test_a_worker_imports_no_library_of_a_backend_and_no_cuda_by_itself() -> Non
     assert said_by(f"import sys, penstock.workers.main as m; m.main; print({libraries!r} & {{*sys.modules}})") == "set()"
 
 
+def test_a_worker_imports_nothing_that_only_a_gpu_needs_before_it_is_given_one() -> None:
+    program = "import sys, penstock.workers.main as m; m.main; print([n for n in sys.modules if 'on_gpu' in n or 'devices.cuda' in n])"
+    assert said_by(program) == "[]"
+
+
 def test_what_is_not_installed_is_named_with_what_to_install() -> None:
     said = said_by(
         "import sys; sys.modules['torch'] = None\n"

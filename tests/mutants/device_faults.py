@@ -251,7 +251,7 @@ FAULTS = (
     ),
     Fault(
         "samples warm one lane only",
-        "workers/instances.py",
+        "workers/on_gpu/instance.py",
         "for lane in range(self._gpu.lanes):  # each",
         "for lane in range(1):  # each",
         (f"{RUNNER}test_warm_up_samples_go_the_way_of_requests",),

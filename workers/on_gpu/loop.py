@@ -179,6 +179,11 @@ class DeviceLoop:
             self._report(batch, report, fds)
         return bool(ended)
 
+    def lose(self, error: MachineError) -> None:
+        """The context is lost: answers what is in flight with that."""
+        for batch, report, fds in self._runner.lose(error):
+            self._report(batch, report, fds)
+
     def close(self) -> None:
         """Ends the threads; nothing may be in flight. Idempotent."""
         self._waiter.close()
