@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A measurement as it is kept: one JSON document per run, from which `penstock report` makes its tables and plots.
+
+Whatever measures (`penstock perf`, the runners in `bench/`) writes it; whatever shows figures reads it. Unknown keys are
+refused, so that an older report does not silently leave out what a newer run says.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from ...ipc.errors import invalid
+
+FORMAT: Literal["penstock perf run 1"] = "penstock perf run 1"
+
+
+class Machine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What it ran on."""
+
+    processor: str
+    cores: int  # that this process may use
+    memory_gib: float
+    kernel: str
+    python: str
+    gpus: tuple[str, ...] = ()
+
+
+class Measured(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was measured, and over what."""
+
+    server: str  # "penstock 0.1.0", "triton 2.51.0"
+    link: str
+    model: str
+    version: int
+    shared_memory: str
+    input_data: str
+    seed: int
+    processes: int  # client processes
+
+
+class RowRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A row of the table. Times in ms, means per request unless named otherwise; docs/performance.md defines each."""
+
+    batch: int
+    concurrency: int  # requests in flight; of an open loop, the most there were
+    request_rate: float | None = None  # requests/s asked for, of an open loop
+    inferences_per_s: float
+    inferences_per_s_low: float  # 95 % confidence interval of the mean throughput
+    inferences_per_s_high: float
+    client_send_ms: float
+    network_ms: float
+    queue_ms: float
+    compute_input_ms: float
+    compute_infer_ms: float
+    compute_output_ms: float
+    client_recv_ms: float
+    p50_latency_ms: float
+    p90_latency_ms: float
+    p95_latency_ms: float
+    p99_latency_ms: float
+    avg_latency_ms: float
+    unaccounted_ms: float
+    requests: int
+    failed: int = 0
+    windows: int
+    stable: bool
+    client_cpu_percent: float  # of one core, of the busiest client process
+    notes: tuple[str, ...] = ()  # what a reader must know of this row
+
+
+class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One run of one model: a row for each point of its plan that was measured."""
+
+    format: Literal["penstock perf run 1"] = FORMAT
+    title: str
+    began: str  # ISO 8601, UTC
+    seconds: float
+    command: str
+    evaluation_mode: Literal["offline", "online"]
+    load: Literal["closed loop", "poisson", "constant"]
+    machine: Machine
+    packages: dict[str, str]  # name -> version
+    measured: Measured
+    configuration: dict[str, str]  # a row for each: Hardware, Backend, Backend accelerator, Precision, Model format, ...
+    rows: tuple[RowRecord, ...]
+    notes: tuple[str, ...] = ()
+    complete: bool = True  # False: it was interrupted, or failed; these rows were measured before
+
+
+def write_run(run: Run, path: Path) -> None:
+    """Replaces what is there, at once. Raises OSError."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_bytes(msgspec.json.format(msgspec.json.encode(run)) + b"\n")
+    beside.replace(path)
+
+
+def read_run(path: Path) -> Run:
+    """Raises OSError, and CallerError naming what is wrong with the document."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Run)
+    except msgspec.MsgspecError as error:
+        raise invalid(f"{path} is no measurement of penstock perf: {error}") from None
