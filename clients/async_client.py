@@ -109,9 +109,9 @@ class AsyncClient:
         """Registers memory of the caller's own; again by itself after a restart of the broker. Raises ALREADY_EXISTS."""
         await self._session.register(region)
 
-    async def unregister(self, name: str = "") -> None:
-        """Forgets a region, or all that were registered by the caller. Always succeeds; requests in flight keep the memory."""
-        await self._session.unregister(name)
+    async def unregister(self, region: Region | str = "") -> None:
+        """Forgets a region, by itself or by name, or all of the caller's. Always succeeds; requests in flight keep it."""
+        await self._session.unregister(region)
 
     async def regions(self) -> list[dict[str, Any]]:
         """The regions as the broker knows them."""

@@ -136,10 +136,10 @@ class AsyncSession:
             self.sync.strike(region)
             raise
 
-    async def unregister(self, name: str) -> None:
+    async def unregister(self, region: Region | str) -> None:
         """Forgets one region, or (empty) all that the user registered, and waits until the broker has."""
         self.enter()
-        for question in self.sync.taken_back(name):
+        for question in self.sync.taken_back(region):
             await self.ask(question)
 
     # --- the end ----------------------------------------------------------------------------------------------------------

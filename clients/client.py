@@ -131,9 +131,9 @@ class Client:
         """Registers memory of the caller's own; again by itself after a restart of the broker. Raises ALREADY_EXISTS."""
         self._session.register(region)
 
-    def unregister(self, name: str = "") -> None:
-        """Forgets a region, or all that were registered by the caller. Always succeeds; requests in flight keep the memory."""
-        self._session.unregister(name)
+    def unregister(self, region: Region | str = "") -> None:
+        """Forgets a region, by itself or by name, or all of the caller's. Always succeeds; requests in flight keep it."""
+        self._session.unregister(region)
 
     def regions(self) -> list[dict[str, Any]]:
         """The regions as the broker knows them."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..ipc.addresses import Address
-from ..ipc.errors import CallerError, Code
+from ..ipc.errors import CallerError, Code, invalid
 from ..ipc.messages import Message, Unregister
 from .pending import Entry
 from .regions import Region
@@ -48,8 +48,11 @@ class RegionBook:
         self._users.pop(name, None)
         self._pooled.pop(name, None)
 
-    def take(self, name: str) -> list[str]:
-        """Forgets one region of the user's, or all; their names."""
+    def take(self, region: Region | str) -> list[str]:
+        """Forgets one region of the user's, or all (""); their names. Raises CallerError for what is neither."""
+        name = region.name if isinstance(region, Region) else region
+        if not isinstance(name, str):
+            raise invalid(f"a region is unregistered by itself or by its name: {name!r} is a {type(name).__name__}")
         names = [name] if name else list(self._users)
         for each in names:
             self._users.pop(each, None)

@@ -184,14 +184,14 @@ class Session:
         """The region is not registered after all."""
         self._regions.strike(region.name)
 
-    def unregister(self, name: str) -> None:
+    def unregister(self, region: Region | str) -> None:
         """Forgets one region, or (empty) all that the user registered, and waits until the broker has."""
-        for each in self.taken_back(name):
+        for each in self.taken_back(region):
             self.ask(each)
 
-    def taken_back(self, name: str) -> list[Question]:
+    def taken_back(self, region: Region | str) -> list[Question]:
         """Forgets one region, or all of the user's; returns what is to be asked for that."""
-        return [unregistration(each) for each in self._regions.take(name)]
+        return [unregistration(each) for each in self._regions.take(region)]
 
     def drop(self, region: Region) -> None:
         """Unregisters a pooled region without waiting. It is closed when the broker says that no worker has it open."""

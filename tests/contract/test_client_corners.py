@@ -112,6 +112,16 @@ def test_a_region_that_is_registered_twice_stays_registered(client: Client, brok
         client.register(region)
 
 
+def test_a_region_is_unregistered_by_itself_or_by_its_name(client: Client, broker: FakeBroker) -> None:
+    with MemfdRegion("mine", 4096) as region:
+        client.register(region)
+        client.unregister(region)
+        client.register(region)
+        with pytest.raises(CallerError, match="by itself or by its name: 7 is a int"):
+            client.unregister(7)  # type: ignore[arg-type]
+        assert client.regions() == [{"name": "mine"}]
+
+
 def test_a_region_whose_registration_is_interrupted_is_taken_back(
     client: Client, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
