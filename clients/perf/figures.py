@@ -14,13 +14,19 @@ class Row(NamedTuple):
     """Of the windows that agreed (of the last three, where none did)."""
 
     batch: int
-    concurrency: int
+    concurrency: int  # requests in flight; of an open loop, the most there were
+    request_rate: float | None  # requests/s asked for, of an open loop
     inferences_per_s: float
+    inferences_per_s_low: float  # 95 % confidence interval of the mean throughput
+    inferences_per_s_high: float
     stages: Stages
     latencies: Latencies
-    requests: int
+    requests: int  # that succeeded
+    failed: int  # that did not, and belong to no other figure
     windows: int  # how many were measured until three agreed, or until there were enough
     is_stable: bool
+    client_cpu_percent: float  # of one core, of the busiest client process
+    notes: tuple[str, ...] = ()  # what a reader must know of this row
 
 
 class Column(NamedTuple):

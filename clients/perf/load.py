@@ -34,6 +34,7 @@ class Load(NamedTuple):
 
     moments: npt.NDArray[np.int64]
     rows: int
+    cpu_ns: int = 0  # that this process took
 
     @property
     def elapsed_ns(self) -> int:
@@ -80,6 +81,7 @@ class ClosedLoop:
     def run(self, duration_ns: int = 0, requests: int = 0) -> Load:
         """Begins with nothing in flight and ends so, after that long or (unless 0) that many requests. Raises PenstockError."""
         moments = array("q")
+        cpu_ns = time.process_time_ns()
         left = requests or 1 << 62
         end_ns = 1 << 62 if requests else time.monotonic_ns() + duration_ns
         if self._concurrency == 1:
@@ -91,7 +93,7 @@ class ClosedLoop:
                 if left and moments[-1] < end_ns:
                     left -= self._send(min(answered, left))
         found = np.frombuffer(moments, np.int64).reshape(-1, 4)
-        return Load(found, len(found) * self._batch)
+        return Load(found, len(found) * self._batch, time.process_time_ns() - cpu_ns)
 
     def _run_one(self, moments: Any, end_ns: int, left: int) -> None:
         """The same for one request at a time, with less between one and the next."""

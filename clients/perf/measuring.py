@@ -14,8 +14,9 @@ import numpy as np
 
 from ..client import Client
 from ..models import ModelInfo
+from .confidence import Span, throughput_interval
 from .figures import Row
-from .load import ClosedLoop, Load
+from .load import BEGAN, ENDED, ClosedLoop, Load
 from .percentiles import WINDOWS_THAT_AGREE, is_stable, latencies_of
 from .plan import Plan, Point
 from .requests import PreparedRequests
@@ -94,14 +95,20 @@ def row_of(point: Point, windows: list[Window], stable: bool) -> Row:
     """What the last three windows say together."""
     last = windows[-WINDOWS_THAT_AGREE:]
     loads = [window.load for window in last]
-    seconds = sum(load.elapsed_ns for load in loads) / 1e9
+    spans = [Span(load.elapsed_ns, load.moments[:, ENDED] - load.moments[:, BEGAN].min()) for load in loads]
+    low, high = throughput_interval(spans, point.batch)
     return Row(
-        point.batch,
-        point.concurrency,
-        sum(load.rows for load in loads) / seconds,
-        stages_of(together(load.times for load in loads), counted_together(window.counted for window in last)),
-        latencies_of(np.concatenate([load.latencies_ns for load in loads])),
-        sum(len(load.moments) for load in loads),
-        len(windows),
-        stable,
+        batch=point.batch,
+        concurrency=point.concurrency,
+        request_rate=point.request_rate,
+        inferences_per_s=sum(load.rows for load in loads) / sum(load.elapsed_ns for load in loads) * 1e9,
+        inferences_per_s_low=low,
+        inferences_per_s_high=high,
+        stages=stages_of(together(load.times for load in loads), counted_together(window.counted for window in last)),
+        latencies=latencies_of(np.concatenate([load.latencies_ns for load in loads])),
+        requests=sum(len(load.moments) for load in loads),
+        failed=0,
+        windows=len(windows),
+        is_stable=stable,
+        client_cpu_percent=max(load.cpu_ns / load.elapsed_ns for load in loads) * 100,
     )

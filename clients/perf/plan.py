@@ -13,8 +13,11 @@ from ...ipc.errors import BrokerError, CallerError, Code, invalid
 from ..models import ModelInfo, Shapes
 
 Link = Literal["local", "zmq"]
-Memory = Literal["memfd", "system", "none"]
+Memory = Literal["memfd", "system", "cuda", "none"]
 InputData = Literal["random", "zero"]
+EvaluationMode = Literal["offline", "online"]
+Distribution = Literal["poisson", "constant"]
+Search = Literal["linear", "binary"]
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 """Those that are measured by default, as far as the model takes them."""
@@ -25,7 +28,8 @@ class Point(NamedTuple):
     """What a row of the table is measured at."""
 
     batch: int  # rows per request
-    concurrency: int  # requests in flight
+    concurrency: int  # requests in flight; of an open loop, the most that may be
+    request_rate: float | None = None  # requests/s of an open loop; None: a closed loop
 
 
 class Windows(Struct, frozen=True, kw_only=True):
@@ -49,6 +53,11 @@ class Plan(Struct, frozen=True, kw_only=True):
     seed: int = 0
     verify: bool = False
     windows: Windows = Windows()
+    evaluation_mode: EvaluationMode = "offline"
+    distribution: Distribution = "poisson"  # of the times at which an open loop sends
+    processes: int = 1  # client processes, each with a connection of its own, that share the load of a point
+    latency_threshold_ms: float | None = None  # what is sought is the most load at which the p95 latency does not exceed it
+    search: Search = "linear"  # binary: between the smallest and the largest load asked for, of each batch size
 
 
 def points_of(

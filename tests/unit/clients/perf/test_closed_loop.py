@@ -47,6 +47,9 @@ class PaperClient:
     def monotonic_ns(self) -> int:
         return self.clock_ns
 
+    def process_time_ns(self) -> int:
+        return self.clock_ns // 2
+
     def submit(self, slot: Any) -> PaperFuture:
         return self.submit_many([slot])[0]
 

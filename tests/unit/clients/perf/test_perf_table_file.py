@@ -24,7 +24,8 @@ LINE = (
     "1.255000,-0.000001"
 )
 STAGES = Stages(10_000, 82_001, 95_000, 5_000, 1_040_000, 15_000, 8_000, -1)
-ROW = Row(8, 2, 1234.567, STAGES, Latencies(1_200_000, 1_300_000, 1_400_000, 2_500_000, STAGES.latency_ns), 300, 3, True)
+LATENCIES = Latencies(1_200_000, 1_300_000, 1_400_000, 2_500_000, STAGES.latency_ns)
+ROW = Row(8, 2, None, 1234.567, 1200.0, 1270.0, STAGES, LATENCIES, 300, 0, 3, True, 55.5)
 
 
 def test_the_file_is_the_header_and_a_line_per_row(tmp_path: Path) -> None:
