@@ -157,13 +157,14 @@ class InferFuture(Entry, _Future):
             raise self.error
         return self.error
 
-    def wait_for_any(self, futures: Collection[InferFuture]) -> int:
+    def wait_for_any(self, futures: Collection[InferFuture], timeout_s: float | None = None) -> int:
         """Reads until one of the futures, all of this future's client, is answered; when that was read, in monotonic ns.
 
-        For the only thread that waits on a client: costs a fraction of concurrent.futures.wait, which has another thread read,
-        and heeds no timeouts. Those that have an answer then say so by `answered`.
+        Or until `timeout_s` is over (None: no limit). Those that have an answer then say so by `answered`. For the only thread
+        that waits on a client: costs a fraction of concurrent.futures.wait, which has another thread read, and heeds no
+        timeouts of requests.
         """
-        self._reading.wait(FirstOf(futures) if len(futures) > 1 else next(iter(futures)))
+        self._reading.wait(FirstOf(futures) if len(futures) > 1 else next(iter(futures)), timeout_s)
         return self._reading.heard_ns
 
     def set_result(self, _result: Any) -> None:

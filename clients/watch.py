@@ -7,11 +7,15 @@ import os
 import select
 import threading
 
+SELECTABLE = 1024
+"""Descriptors below this can be waited for by select(2) (FD_SETSIZE), which counts us where Python's poll counts ms."""
+
 
 class Watch:
     """One thread waits; any thread interrupts. Not to be closed while one waits."""
 
     def __init__(self, fd: int) -> None:
+        self._fd = fd
         self._closing = threading.Lock()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
@@ -28,9 +32,12 @@ class Watch:
 
     def wait(self, timeout_s: float | None) -> None:
         """Returns when there is input, after an interruption, or when the time is up; sometimes for nothing."""
-        for fd, _ in self._poll.poll(None if timeout_s is None else timeout_s * 1000):
-            if fd == self._wake_fd:
-                os.eventfd_read(fd)
+        if timeout_s is None or max(self._fd, self._wake_fd) >= SELECTABLE:
+            ready = [fd for fd, _ in self._poll.poll(None if timeout_s is None else timeout_s * 1000)]
+        else:
+            ready, _, _ = select.select((self._fd, self._wake_fd), (), (), timeout_s)
+        if self._wake_fd in ready:
+            os.eventfd_read(self._wake_fd)
 
     def interrupt(self) -> None:
         """Ends the wait that is going on, or the next."""

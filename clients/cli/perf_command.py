@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +135,8 @@ def _found(address: str | None) -> Iterator[Client]:
 def _measure(client: Client, info: ModelInfo, plan: Plan, path: Path | None) -> Iterator[Row]:
     from ..perf.measuring import Measurer
     from ..perf.table_file import table_file
+    from ..perf.target import TargetSpec
+    from ..perf.targets import open_target
 
     def say(text: str) -> None:
         click.echo(text, err=True)
@@ -144,7 +146,9 @@ def _measure(client: Client, info: ModelInfo, plan: Plan, path: Path | None) -> 
             add = held.enter_context(table_file(path)) if path else None
         except OSError as error:
             raise CommandFailed(f"cannot write {path}: {error.strerror}") from error
-        for row in Measurer(client, info, plan, say).rows():
+        spec = TargetSpec(link=client.address.kind, address=str(client.address), model=info.name)
+        target = held.enter_context(closing(open_target(spec)))
+        for row in Measurer(target, plan, say).rows():
             if add is not None:
                 add(row)
             yield row

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 
 from ..client import Client
 from ..perf.figures import Row
 from ..perf.measuring import Measurer
 from ..perf.plan import Plan, Windows, memory_over, points_of
+from ..perf.target import TargetSpec
+from ..perf.targets import open_target
 from .samples import UsedShapes
 from .signatures import batch_sizes
 
@@ -26,4 +29,6 @@ def fastest(client: Client, name: str, version: int, shapes: UsedShapes, interva
         memory=memory_over(client.address.kind, None), shapes={name: used[0] for name, used in shapes.items()},
         windows=Windows(interval_ms=interval_ms, max_trials=TRIALS),
     )  # fmt: skip
-    return max(Measurer(client, model, plan, say).rows(), key=lambda row: row.inferences_per_s)
+    spec = TargetSpec(link=client.address.kind, address=str(client.address), model=name, version=version)
+    with closing(open_target(spec)) as target:
+        return max(Measurer(target, plan, say).rows(), key=lambda row: row.inferences_per_s)

@@ -1,45 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The closed loop: so many requests in flight, each answered one followed at once by the next. One thread does it all.
-
-It waits for whichever answer comes first, takes all that were read with it, and sends as many again as one frame.
-"""
+"""What the client saw in a window: the moments of its requests, and what became of those that failed. Pure."""
 
 from __future__ import annotations
 
-import time
 from array import array
-from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..client import Client
-from ..futures import InferFuture
-from ..results import InferResult
-from ..slots import Slot
+from ...ipc.errors import PenstockError, invalid
+from .confidence import Span
 from .percentiles import WindowFigures
 from .stages import ClientTimes
 
 BEGAN, SENT, READ, ENDED = range(4)
-"""The moments of a request: its message begun, its message sent, its answer read, its result built. Monotonic ns."""
+"""The moments of a request: its message begun, its message sent, its answer read, its result built. Monotonic ns.
 
-Check = Callable[[Slot, InferResult], None]
-"""Looks at a result, after its request has been timed. Raises what is wrong with it."""
+In an open loop a request begins when its time has come, whether or not it can be sent then.
+"""
+
+
+class Stint(NamedTuple):
+    """How long a load generator is to send: for a time, or (unless 0) so many requests. All is answered when it ends."""
+
+    duration_ns: int = 0
+    requests: int = 0
+    begin_ns: int = 0  # CLOCK_MONOTONIC, the same for all processes; 0: at once
+    number: int = 0  # of the window at its point: schedules differ by it
 
 
 class Load(NamedTuple):
-    """What the client saw in one window. `moments`: int64 [requests, 4], in the order in which the requests ended."""
+    """Of one process in one window, or of several together. `moments`: int64 [requests, 4], of those that succeeded."""
 
     moments: npt.NDArray[np.int64]
-    rows: int
-    cpu_ns: int = 0  # that this process took
+    rows: int  # of those requests
+    began_ns: int
+    ended_ns: int  # the last result was there, and the schedule of an open loop over
+    cpu_ns: int  # of the busiest client process
+    most_in_flight: int
+    failed: Mapping[str, int]  # code of the error -> requests that failed with it
+    first_error: PenstockError | None
+    scheduled_per_s: float = 0.0  # requests that the schedule of an open loop had
+    late_ns: Sequence[int] = ()  # by how much each of them was sent late
+    held_back: int = 0  # those that came due while as many as may be were in flight
 
     @property
     def elapsed_ns(self) -> int:
-        """From the first request to the last result."""
-        return int(self.moments[:, ENDED].max() - self.moments[:, BEGAN].min())
+        """The length of the window."""
+        return self.ended_ns - self.began_ns
 
     @property
     def latencies_ns(self) -> npt.NDArray[np.int64]:
@@ -57,83 +68,61 @@ class Load(NamedTuple):
         """What windows are compared by."""
         return WindowFigures(self.rows / self.elapsed_ns * 1e9, float(self.latencies_ns.mean()))
 
+    @property
+    def span(self) -> Span:
+        """When its requests ended."""
+        return Span(self.elapsed_ns, self.moments[:, ENDED] - self.began_ns)
 
-class ClosedLoop:
-    """Keeps `concurrency` requests of `batch` rows in flight while it runs, from at least as many slots."""
+    def require_some(self) -> None:
+        """Raises the first error where no request succeeded, CallerError where none was due: nothing can be measured then."""
+        if len(self.moments):
+            return
+        raise self.first_error or invalid("no request was due in a whole window: a higher rate or longer windows are needed")
 
-    def __init__(self, client: Client, slots: Iterable[Slot], batch: int, concurrency: int, check: Check | None = None) -> None:
-        self._client = client
-        self._batch = batch
-        self._concurrency = concurrency
-        self._check = check
-        #: slots that no request has, the one that is to be used next first
-        self._idle = deque(slots)
-        #: future of each request in flight -> its slot, and when its message was begun and sent
-        self._flying: dict[InferFuture, tuple[Slot, int, int]] = {}
+
+class Recording:
+    """What a load generator writes down during a stint. `moments`: four after another for each request that succeeded."""
+
+    def __init__(self) -> None:
+        self.moments = array("q")
+        self.errors: list[PenstockError] = []
 
     def __repr__(self) -> str:
-        return f"<ClosedLoop of {self._concurrency}: {len(self._flying)} in flight, {len(self._idle)} slots idle>"
+        return f"<Recording of {len(self.moments) // 4} requests, {len(self.errors)} failures>"
 
     def check_invariants(self) -> None:
-        """Never more in flight than there should be, nor fewer slots than that takes."""
-        assert len(self._flying) <= self._concurrency <= len(self._flying) + len(self._idle), self
+        """Every request has all of its moments."""
+        assert len(self.moments) % 4 == 0, self
 
-    def run(self, duration_ns: int = 0, requests: int = 0) -> Load:
-        """Begins with nothing in flight and ends so, after that long or (unless 0) that many requests. Raises PenstockError."""
-        moments = array("q")
-        cpu_ns = time.process_time_ns()
-        left = requests or 1 << 62
-        end_ns = 1 << 62 if requests else time.monotonic_ns() + duration_ns
-        if self._concurrency == 1:
-            self._run_one(moments, end_ns, left)
-        else:
-            left -= self._send(min(self._concurrency, left))
-            while self._flying:
-                answered = self._take(moments)
-                if left and moments[-1] < end_ns:
-                    left -= self._send(min(answered, left))
-        found = np.frombuffer(moments, np.int64).reshape(-1, 4)
-        return Load(found, len(found) * self._batch, time.process_time_ns() - cpu_ns)
+    def load(self, batch: int, span_ns: tuple[int, int], cpu_ns: int, most_in_flight: int) -> Load:
+        """All of it, of requests of `batch` rows each."""
+        found = np.frombuffer(self.moments, np.int64).reshape(-1, 4)
+        failed = Counter(error.code.value for error in self.errors)
+        return Load(
+            found, len(found) * batch, *span_ns, cpu_ns, most_in_flight, failed, self.errors[0] if self.errors else None
+        )
 
-    def _run_one(self, moments: Any, end_ns: int, left: int) -> None:
-        """The same for one request at a time, with less between one and the next."""
-        clock, submit, idle, check = time.monotonic_ns, self._client.submit, self._idle, self._check
-        ended_ns = 0
-        while left and ended_ns < end_ns:
-            slot = idle.popleft()
-            began_ns = clock()
-            future = submit(slot)
-            sent_ns = clock()
-            read_ns = future.wait_for_any((future,))
-            result = future.result()
-            ended_ns = clock()
-            moments.extend((began_ns, sent_ns, read_ns, ended_ns))
-            if check is not None:
-                check(slot, result)
-            idle.append(slot)
-            left -= 1
 
-    def _send(self, count: int) -> int:
-        """Sends so many requests; returns how many."""
-        slots = [self._idle.popleft() for _ in range(count)]
-        began_ns = time.monotonic_ns()
-        futures = [self._client.submit(slots[0])] if count == 1 else self._client.submit_many(slots)
-        sent_ns = time.monotonic_ns()
-        for slot, future in zip(slots, futures, strict=True):
-            self._flying[future] = slot, began_ns, sent_ns
-        return count
+def gathered(loads: Sequence[Load]) -> Load:
+    """Of the processes that shared a window: requests of all, the CPU time of the busiest."""
+    return Load(
+        moments=np.concatenate([load.moments for load in loads]),
+        rows=sum(load.rows for load in loads),
+        began_ns=min(load.began_ns for load in loads),
+        ended_ns=max(load.ended_ns for load in loads),
+        cpu_ns=max(load.cpu_ns for load in loads),
+        most_in_flight=sum(load.most_in_flight for load in loads),
+        failed=failures_of(loads),
+        first_error=next((load.first_error for load in loads if load.first_error is not None), None),
+        scheduled_per_s=sum(load.scheduled_per_s for load in loads),
+        late_ns=[late for load in loads for late in load.late_ns],
+        held_back=sum(load.held_back for load in loads),
+    )
 
-    def _take(self, moments: Any) -> int:
-        """Waits for the next answers and writes down their requests' moments; returns how many."""
-        flying = self._flying
-        read_ns = next(iter(flying)).wait_for_any(flying)
-        results = []
-        for future in [future for future in flying if future.answered]:
-            slot, began_ns, sent_ns = flying.pop(future)
-            results.append((slot, future.result()))
-            moments.extend((began_ns, sent_ns, read_ns, time.monotonic_ns()))
-        for slot, result in results:  # when all are timed: none waits for another's check
-            if self._check is not None:
-                self._check(slot, result)
-            self._idle.append(slot)
-        return len(results)
+
+def failures_of(loads: Iterable[Load]) -> Counter[str]:
+    """Of all of them, by code."""
+    counted: Counter[str] = Counter()
+    for load in loads:
+        counted.update(load.failed)
+    return counted

@@ -1,27 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measuring one model: windows at each point of a plan until three in a row agree.
 
-The broker's counters are read at the edges of a window, when nothing is in flight: what they grow by is these requests' and no
+The server's counters are read at the edges of a window, when nothing is in flight: what they grow by is these requests' and no
 others', and no window is disturbed by it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
 
-from ..client import Client
-from ..models import ModelInfo
-from .confidence import Span, throughput_interval
+from .confidence import throughput_interval
 from .figures import Row
-from .load import BEGAN, ENDED, ClosedLoop, Load
+from .generating import Alone, Generators, Loop
+from .load import Load, Stint, failures_of
+from .notes import notes_of
 from .percentiles import WINDOWS_THAT_AGREE, is_stable, latencies_of
 from .plan import Plan, Point
-from .requests import PreparedRequests
+from .processes import ClientProcesses
+from .search import Probes, probes_of
 from .stages import ServerCounts, counted_together, stages_of, together
-from .verifying import IdentityCheck
+from .target import Target
+
+INTERRUPTED = "interrupted: of the windows that were complete"
 
 
 class Window(NamedTuple):
@@ -32,83 +36,126 @@ class Window(NamedTuple):
 
 
 class Measurer:
-    """Measures the points of a plan, one after the other. `say` is told of every window."""
+    """Measures the points of a plan, one after the other. `say` is told of every window, and of every note.
 
-    def __init__(self, client: Client, model: ModelInfo, plan: Plan, say: Callable[[str], None]) -> None:
-        self._client = client
-        self._model = model
+    Where the plan asks for several client processes, each opens a target of its own, and this one is asked for counters only.
+    """
+
+    def __init__(self, target: Target, plan: Plan, say: Callable[[str], None]) -> None:
+        self._target = target
         self._plan = plan
         self._say = say
 
     def __repr__(self) -> str:
-        return f"<Measurer of '{self._model.name}' at {len(self._plan.points)} points>"
+        return f"<Measurer of '{self._target.model.name}' at {len(self._plan.points)} points>"
 
     def check_invariants(self) -> None:
         """There is something to be measured."""
-        assert self._plan.points, self
+        assert self._plan.points and self._plan.processes >= 1, self
 
     def rows(self) -> Iterator[Row]:
-        """A row for each point, as soon as it is measured. Raises PenstockError."""
-        for point in self._plan.points:
-            yield self._row(point)
+        """A row for each point that is measured, as soon as it is. Raises PenstockError.
 
-    def _row(self, point: Point) -> Row:
+        Interrupted (KeyboardInterrupt), it gives what was measured of the point under way, unless that is not one window, and
+        raises when it is asked for the next.
+        """
+        probes = probes_of(self._plan)
+        with self._generators() as generators:
+            point = next(probes, None)
+            while point is not None:
+                windows: list[Window] = []
+                try:
+                    with generators.at(point) as loop:
+                        is_steady = self._fill(windows, point, loop)
+                except KeyboardInterrupt:
+                    if windows:
+                        row = row_of(point, windows, False)
+                        yield self._told(row._replace(notes=(INTERRUPTED, *row.notes)))
+                    raise
+                row = row_of(point, windows, is_steady)
+                excess = self._excess(row)
+                yield self._told(row._replace(notes=excess + row.notes))
+                point = _next(probes, not excess)
+
+    def _generators(self) -> AbstractContextManager[Generators]:
+        if self._plan.processes == 1:
+            return nullcontext(Alone(self._target, self._plan))
+        return ClientProcesses(self._target.spec, self._plan)
+
+    def _fill(self, windows: list[Window], point: Point, loop: Loop) -> bool:
+        """Measures until three windows agree (True), or there are as many as there may be."""
         asked = self._plan.windows
-        windows: list[Window] = []
-        stable = False
-        with PreparedRequests(self._client, self._model, self._plan, point) as prepared:
-            check = IdentityCheck(self._model, prepared.inputs) if self._plan.verify else None
-            loop = ClosedLoop(self._client, prepared.inputs, point.batch, point.concurrency, check)
-            if asked.warmup:
-                loop.run(requests=asked.warmup)
-            while not stable and len(windows) < asked.max_trials:
-                windows.append(self._window(loop))
-                figures = [window.load.figures for window in windows]
-                stable = is_stable(figures, asked.stability_percentage)
-                self._say(
-                    f"batch {point.batch}, concurrency {point.concurrency}, window {len(windows)}: "
-                    f"{figures[-1].inferences_per_s:.1f} inferences/s, avg {figures[-1].mean_latency_ns / 1e6:.3f} ms"
-                )
-        cached = sum(window.counted.from_cache for window in windows)
-        if cached:
-            answers = sum(window.counted.succeeded for window in windows)
+        answered = 0
+        if asked.warmup:
+            warmed = loop.warm_up(asked.warmup)
+            warmed.require_some()
+            answered = len(warmed.moments)
+        before = self._target.counts(answered)
+        while len(windows) < asked.max_trials:
+            load = loop.run(Stint(asked.interval_ms * 1_000_000, asked.request_count, number=len(windows)))
+            load.require_some()
+            after = self._target.counts(len(load.moments))
+            windows.append(Window(load, after.since(before)))
+            before = after
+            figures = [window.load.figures for window in windows]
             self._say(
-                f"batch {point.batch}, concurrency {point.concurrency}: {cached} of {answers} answers came from the response "
-                "cache, not from the model"
+                f"{place_of(point)}, window {len(windows)}: {figures[-1].inferences_per_s:.1f} inferences/s, "
+                f"avg {figures[-1].mean_latency_ns / 1e6:.3f} ms"
             )
-        return row_of(point, windows, stable)
+            if is_stable(figures, asked.stability_percentage):
+                return True
+        return False
 
-    def _window(self, loop: ClosedLoop) -> Window:
-        asked = self._plan.windows
-        before = self._counts()
-        load = loop.run(asked.interval_ms * 1_000_000, asked.request_count)
-        return Window(load, self._counts().since(before))
+    def _excess(self, row: Row) -> tuple[str, ...]:
+        """A note where the latency is more than it may be."""
+        threshold_ms = self._plan.latency_threshold_ms
+        if threshold_ms is None or row.latencies.p95_ns <= threshold_ms * 1e6:
+            return ()
+        return (f"the p95 latency exceeds the threshold of {threshold_ms:g} ms",)
 
-    def _counts(self) -> ServerCounts:
-        name, version = self._model.name, self._model.version
-        (statistics,) = self._client.statistics(name, version)["model_stats"]
-        (stages,) = self._client.stages(name, version)
-        return ServerCounts.from_documents(statistics, stages)
+    def _told(self, row: Row) -> Row:
+        for note in row.notes:
+            self._say(f"{place_of(row)}: {note}")
+        return row
 
 
-def row_of(point: Point, windows: list[Window], stable: bool) -> Row:
+def place_of(point: Point | Row) -> str:
+    """Where in the table a point or a row is, in words."""
+    if point.request_rate is not None:
+        return f"batch {point.batch}, {point.request_rate:g} requests/s"
+    return f"batch {point.batch}, concurrency {point.concurrency}"
+
+
+def row_of(point: Point, windows: Sequence[Window], stable: bool) -> Row:
     """What the last three windows say together."""
     last = windows[-WINDOWS_THAT_AGREE:]
     loads = [window.load for window in last]
-    spans = [Span(load.elapsed_ns, load.moments[:, ENDED] - load.moments[:, BEGAN].min()) for load in loads]
-    low, high = throughput_interval(spans, point.batch)
+    counted = counted_together(window.counted for window in last)
+    elapsed_ns = sum(load.elapsed_ns for load in loads)
+    low, high = throughput_interval([load.span for load in loads], point.batch)
+    latencies = latencies_of(np.concatenate([load.latencies_ns for load in loads]))
+    cpu_percent = sum(load.cpu_ns for load in loads) / elapsed_ns * 100
+    is_open = point.request_rate is not None
     return Row(
         batch=point.batch,
-        concurrency=point.concurrency,
+        concurrency=max(load.most_in_flight for load in loads) if is_open else point.concurrency,
         request_rate=point.request_rate,
-        inferences_per_s=sum(load.rows for load in loads) / sum(load.elapsed_ns for load in loads) * 1e9,
+        inferences_per_s=sum(load.rows for load in loads) / elapsed_ns * 1e9,
         inferences_per_s_low=low,
         inferences_per_s_high=high,
-        stages=stages_of(together(load.times for load in loads), counted_together(window.counted for window in last)),
-        latencies=latencies_of(np.concatenate([load.latencies_ns for load in loads])),
+        stages=stages_of(together(load.times for load in loads), counted),
+        latencies=latencies,
         requests=sum(len(load.moments) for load in loads),
-        failed=0,
+        failed=failures_of(loads).total(),
         windows=len(windows),
         is_stable=stable,
-        client_cpu_percent=max(load.cpu_ns / load.elapsed_ns for load in loads) * 100,
+        client_cpu_percent=cpu_percent,
+        notes=notes_of(loads, counted, latencies, cpu_percent),
     )
+
+
+def _next(probes: Probes, was_within: bool) -> Point | None:
+    try:
+        return probes.send(was_within)
+    except StopIteration:
+        return None

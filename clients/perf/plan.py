@@ -11,12 +11,12 @@ from msgspec import Struct
 from ...ipc.addresses import Address, parse_address
 from ...ipc.errors import BrokerError, CallerError, Code, invalid
 from ..models import ModelInfo, Shapes
+from .arrivals import Distribution
 
 Link = Literal["local", "zmq"]
 Memory = Literal["memfd", "system", "cuda", "none"]
 InputData = Literal["random", "zero"]
 EvaluationMode = Literal["offline", "online"]
-Distribution = Literal["poisson", "constant"]
 Search = Literal["linear", "binary"]
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)

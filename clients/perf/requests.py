@@ -24,7 +24,7 @@ from .region_slots import RegionLayout, encoded
 SLOTS_PER_REQUEST = 4
 """So many requests are prepared for each that is in flight, so that what is sent next is not what came back last."""
 PREPARED_BYTES = 256 * 1024 * 1024
-"""Fewer are, but never less than are in flight, where they would take more than this."""
+"""Fewer are, but never less than a closed loop has in flight, where they would take more than this."""
 
 
 class PreparedRequests:
@@ -44,8 +44,8 @@ class PreparedRequests:
         return f"<PreparedRequests {len(self.inputs)} for {self._point} of '{self._model.name}' in {self._plan.memory}>"
 
     def check_invariants(self) -> None:
-        """Enough for what is in flight, once they are there; those of the slots."""
-        assert not self.inputs or len(self.inputs) >= self._point.concurrency, self
+        """Enough for what a closed loop has in flight, once they are there; those of the slots."""
+        assert not self.inputs or self._point.request_rate or len(self.inputs) >= self._point.concurrency, self
         for slot in self.inputs:
             slot.check_invariants()
 
@@ -68,7 +68,10 @@ class PreparedRequests:
         shapes = input_shapes(self._model, self._point.batch, self._plan.shapes)
         first = make_inputs(self._model, shapes, self._plan, 0)
         fitting = PREPARED_BYTES // max(sum(array.nbytes for array in first.values()), 1)
-        count = max(self._point.concurrency, min(self._point.concurrency * SLOTS_PER_REQUEST, fitting))
+        if self._point.request_rate is None:
+            count = max(self._point.concurrency, min(self._point.concurrency * SLOTS_PER_REQUEST, fitting))
+        else:  # an open loop has seldom as many in flight as it may
+            count = max(1, min(self._point.concurrency, fitting))
         return [first, *(make_inputs(self._model, shapes, self._plan, number) for number in range(1, count))]
 
     def _slots(self, arrays: Sequence[Mapping[str, Array]]) -> Sequence[Slot]:

@@ -49,7 +49,9 @@ class Answer(NamedTuple):
 
 
 class Requests(Protocol):
-    """The prepared requests of one point, 0 to `len() - 1`: at least as many as may be in flight.
+    """The prepared requests of one point, 0 to `len() - 1`: at least as many as a closed loop has in flight.
+
+    An open loop has no more in flight than there are.
 
     Where the plan says verify, `take` compares every result with what it must be, once all that it returns have been timed, and
     raises ModelError for one that is wrong.
@@ -79,7 +81,7 @@ class Target(Protocol):
         ...
 
     def counts(self, answered: int) -> ServerCounts:
-        """What the server has counted of the model, `answered` requests having been answered since the last call.
+        """What the server has counted of the model, `answered` requests having succeeded since the last call.
 
         A server that counts a moment after it has answered is asked again until it has counted them, for a second at most.
         """

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from ..models import Array, ModelInfo
 from ..results import InferResult
 from ..slots import Slot
 
+Check = Callable[[Slot, InferResult], None]
+"""Looks at a result, after its request has been timed. Raises what is wrong with it."""
 POISON = 0xFF
 """What an output's bytes are before the next request, so that an answer that was never written is seen."""
 
