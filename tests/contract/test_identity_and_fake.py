@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ def test_identity_copies_shaped_rows_without_a_batch_dimension() -> None:
 
 
 def test_an_unknown_mode_is_refused_with_those_there_are() -> None:
-    with pytest.raises(CallerError, match="unknown mode 'sulking'; known are echo, slow, failing"):
+    with pytest.raises(CallerError, match="unknown mode 'sulking'; known are echo, slow, stalling, failing"):
         fake(mode="sulking")
 
 
@@ -93,6 +94,16 @@ def test_failing_elsewhere(stage: str) -> None:
 def test_flaky_fails_every_nth_batch() -> None:
     with fake(mode="flaky", fail_every="3") as rig:
         assert [bool(rig.run(request(rig, ONES)).message) for _ in range(6)] == [False, False, True] * 2
+
+
+def test_stalling_takes_long_once() -> None:
+    with fake(mode="stalling", stall_at="2", delay_ms="50") as rig:
+        durations_s = []
+        for _ in range(3):
+            began_s = time.monotonic()
+            assert not rig.run(request(rig, ONES)).message
+            durations_s.append(time.monotonic() - began_s)
+        assert max(durations_s) == durations_s[1] >= 0.05
 
 
 def test_failing_items_fails_the_requests_with_nan_and_no_other() -> None:

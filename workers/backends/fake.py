@@ -5,6 +5,7 @@ Every mode computes what identity computes, from packed tensors. Parameters of t
 
     mode           echo            nothing but that (the default)
                    slow            takes `delay_ms`
+                   stalling        takes `delay_ms` in its execution number `stall_at`, and no time in any other
                    failing         raises `message`
                    flaky           raises `message` in every `fail_every`-th execution
                    failing_items   fails the requests that have a row whose first element is NaN, and only those
@@ -48,6 +49,7 @@ class Fake(Backend):
         self._modes: dict[str, Callable[[Work | None], None]] = {
             "echo": lambda _work: None,
             "slow": self._delay,
+            "stalling": self._stall,
             "failing": self._fail,
             "flaky": self._fail_sometimes,
             "failing_items": self._fail_items,
@@ -102,6 +104,10 @@ class Fake(Backend):
 
     def _delay(self, _work: Work | None) -> None:
         time.sleep(float(self._parameters.get("delay_ms", "10")) / 1000)
+
+    def _stall(self, work: Work | None) -> None:
+        if self._executions == int(self._parameters.get("stall_at", "1")):
+            self._delay(work)
 
     def _fail(self, _work: Work | None) -> None:
         raise ModelError(self._parameters.get("message", "failing as configured"))

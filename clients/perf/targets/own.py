@@ -74,6 +74,11 @@ class OwnRequests:
             self._check(slot, result)  # type: ignore[misc]  # without a check there are no results
         return answers
 
+    def close(self) -> None:
+        """The slots are given back: whoever still holds this holds no memory by it. Idempotent."""
+        self._slots = ()
+        self._flying.clear()
+
 
 class OwnTarget:
     """A client of one broker, which is closed with it."""
@@ -107,7 +112,11 @@ class OwnTarget:
         """In slots of the client's pool, or in a region of their own."""
         with PreparedRequests(self._client, self.model, plan, point) as prepared:
             check = IdentityCheck(self.model, prepared.inputs) if plan.verify else None
-            yield OwnRequests(self._client, list(prepared.inputs), check)
+            requests = OwnRequests(self._client, list(prepared.inputs), check)
+            try:
+                yield requests
+            finally:
+                requests.close()
 
     def counts(self, answered: int) -> ServerCounts:  # noqa: ARG002 - a broker has counted what it has answered
         """From the documents `statistics` and `stages`."""
