@@ -242,7 +242,7 @@ def commands() -> str:
     rows = []
     for name in COMMANDS:
         command = _command(name)
-        codes = re.findall(r"^  (\d)  (.+)$", command.epilog or "", re.MULTILINE)
+        codes = re.findall(r"^  (\d+)  (.+)$", command.epilog or "", re.MULTILINE)
         rows.append((f"`penstock {name}`", command.short_help or "", "; ".join(f"**{code}** {text}" for code, text in codes)))
     return table(("command", "", "exit codes"), rows)
 

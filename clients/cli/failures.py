@@ -51,6 +51,12 @@ class Differs(CommandFailed):
     exit_code = 3
 
 
+class Interrupted(CommandFailed):
+    """perf: a signal ended it, and it has kept what it had. The code is a shell's for what SIGINT ended."""
+
+    exit_code = 130
+
+
 @contextmanager
 def failing_as(kind: type[CommandFailed]) -> Iterator[None]:
     """Turns an error of Penstock's within the block into the end of the command."""

@@ -3,82 +3,71 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from .connecting import connected
-from .failures import CommandFailed, NotStable, Unreachable, exit_codes, failing_as
+from ...ipc.errors import PenstockError
+from .failures import CommandFailed, Interrupted, NotStable, exit_codes, failing_as
 from .model_names import model_argument
-from .perf_options import perf_options
-from .rendering import print_json
-from .several_values import SeveralValuesCommand
+from .option_groups import GroupedCommand
+from .perf_asked import Options, check, plan_of, result_files, run_name
+from .perf_options import GROUPS, perf_options
 
 if TYPE_CHECKING:
-    from ..client import Client
-    from ..models import ModelInfo
-    from ..perf.figures import Row
-    from ..perf.plan import Plan, Windows
+    from ..perf.plan import Plan
+    from ..perf.run_file import Run
+    from ..perf.run_keeping import KeptRun
+    from .perf_target import Opened
 
 
 @click.command(
-    cls=SeveralValuesCommand,
+    cls=GroupedCommand,
+    groups=GROUPS,
     short_help="Measure throughput, and where the time of a request goes.",
     epilog=exit_codes(
         {
             0: "measured",
-            1: "the broker or the model answered with an error, an answer was wrong, or a file could not be written",
-            2: "wrong usage, or no connection to a broker",
+            1: "the server or the model answered with an error, an answer was wrong, or a file could not be written; rows that "
+            "were measured before are shown and kept",
+            2: "wrong usage, or no connection to a server",
             3: "--strict, and some row did not become stable",
+            130: "interrupted (Ctrl-C, SIGTERM); rows that were measured before are shown and kept",
         }
     ),
 )
 @model_argument()
 @perf_options
-def perf(model: str, address: str | None, repository: Path | None, as_json: bool, strict: bool, **options: Any) -> None:
-    """Measure MODEL at every batch size and concurrency: inferences (rows) per second, the stages of a request, percentiles.
+def perf(model: str, address: str | None, as_json: bool, strict: bool, **options: Any) -> None:
+    """Measure MODEL at every load that is asked for: inferences (rows) per second, the stages of a request, percentiles.
 
-    The client keeps requests in flight, from inputs that were prepared before. It measures in windows until three in a row
-    agree; the table is of those three. Stages are means per request, each measured on its own; Unaccounted is what they leave
-    of the mean latency. docs/performance.md says where the clock of each starts and stops.
+    Offline the client makes the batches; online it sends requests of one row, as many at once (--concurrency) or as often
+    (--request-rate) as is asked, and the server makes the batches. Inputs are prepared before. A row of the table is measured
+    in windows until three in a row agree, and is of those three. Stages are means per request, each measured on its own;
+    Unaccounted is what they leave of the mean latency. docs/performance.md says where the clock of each starts and stops.
 
-    Nobody else may use MODEL meanwhile. Each window is reported on standard error; the table goes to standard output. With
-    --json: an object with evaluation_mode, address, model, version, shared_memory, input_data, seed and rows, an array.
+    Nobody else may use MODEL meanwhile. Each window is reported on standard error; the table goes to standard output. Files
+    have every row as soon as it is measured. With --json: the document that NAME.json has.
     """
-    windows_of(options)
-    if repository is not None and _is_typed("address"):
-        raise click.UsageError("--serve measures a broker of its own: leave --address out")
-    with ExitStack() as held:
-        client = held.enter_context(_measured_broker(address, repository, options))
-        held.enter_context(failing_as(CommandFailed))
-        info = client.model(model)
-        plan = plan_of(client, info, options)
-        rows = list(_measure(client, info, plan, options["result_path"]))
-        address = str(client.address)
-    if as_json:
-        print_json({"evaluation_mode": options["evaluation_mode"], "address": address, **_document(info, plan, rows)})
-    else:
-        from .perf_table import print_rows
+    options["address"] = address if _is_typed("address") else None  # else it is the environment's, which may be overruled
+    check(options)
+    from .children import interrupted_once
 
-        print_rows(f"{info.name}/{info.version} over {address}, shared memory {plan.memory}", rows)
-    _tell_unstable(rows, strict)
-
-
-def windows_of(options: dict[str, Any]) -> Windows:
-    """How long is measured. Raises UsageError where it is said twice."""
-    from ..perf.plan import INTERVAL_MS, Windows
-
-    interval_ms, count = options["measurement_interval_ms"], options["measurement_request_count"]
-    if interval_ms and count:
-        raise click.UsageError("a window ends by --measurement-interval-ms or by --measurement-request-count: give one of them")
-    return Windows(
-        warmup=options["warmup"], interval_ms=interval_ms or INTERVAL_MS, request_count=count or 0,
-        stability_percentage=options["stability_percentage"], max_trials=options["max_trials"],
-    )  # fmt: skip
+    with interrupted_once():
+        try:
+            run, failure = _run(model, options, as_json)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted before anything was measured") from None
+    if failure is not None:
+        raise failure
+    _tell_unstable(run, strict)
 
 
 def _is_typed(name: str) -> bool:
@@ -86,87 +75,99 @@ def _is_typed(name: str) -> bool:
     return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
-def plan_of(client: Client, info: ModelInfo, options: dict[str, Any]) -> Plan:
-    """What the options ask for. Raises CallerError naming what this model or this link cannot do."""
-    from ..perf.plan import Plan, input_shapes, memory_over, points_of
+def _run(model: str, options: Options, as_json: bool) -> tuple[Run, CommandFailed | None]:
+    """The run, which is shown and kept, and what ended it before its time, if something did."""
+    from ..perf.run_keeping import KeptRun
+    from .perf_target import opened
 
-    shapes = dict(options["shapes"])
-    points = points_of(info, options["batch_sizes"], options["concurrencies"], client.max_in_flight)
-    input_shapes(info, points[0].batch, shapes)
-    return Plan(
-        points=points, shapes=shapes, memory=memory_over(client.address.kind, options["shared_memory"], client.address.is_tcp),
-        input_data=options["input_data"], string_length=options["string_length"], seed=options["seed"],
-        verify=options["verify"], windows=windows_of(options),
+    with opened(model, options) as found, failing_as(CommandFailed):
+        plan = plan_of(found.target.model, found.memory, found.target.max_in_flight, options)
+        name = run_name(model, options)
+        kept = KeptRun(_run_to_be(name, found, plan, dict(options["labels"])), result_files(name, options))
+        with _writing():
+            if options["result_dir"] is not None:
+                options["result_dir"].mkdir(parents=True, exist_ok=True)
+            kept.begin()
+        failure = _measured(found, plan, kept)
+        if kept.run.rows:
+            _show(kept.run, as_json)
+        if failure is not None:
+            with _writing():
+                kept.stop(f"not complete: {failure.message}")
+        return kept.run, failure
+
+
+def _run_to_be(name: str, found: Opened, plan: Plan, labels: dict[str, str]) -> Run:
+    """All of the run that is known before anything is measured. Raises PenstockError."""
+    from ..perf.configuration import configuration_of
+    from ..perf.machine import installed, this_machine
+    from ..perf.run_file import Measured, Run
+
+    target, machine = found.target, this_machine(found.gpus)
+    return Run(
+        title=name, began=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"), seconds=0.0,
+        command=shlex.join(["penstock", *sys.argv[1:]]), evaluation_mode=plan.evaluation_mode,
+        load="closed loop" if plan.points[0].request_rate is None else plan.distribution, machine=machine, packages=installed(),
+        measured=Measured(
+            server=f"{target.server.name} {target.server.version}", link=target.spec.link, address=target.spec.address,
+            model=target.model.name, version=target.model.version, shared_memory=plan.memory, input_data=plan.input_data,
+            seed=plan.seed, processes=plan.processes,
+        ),
+        configuration=configuration_of(target.configuration(), found.served(machine.processor), labels), rows=(),
     )  # fmt: skip
 
 
-@contextmanager
-def _measured_broker(address: str | None, repository: Path | None, options: dict[str, Any]) -> Iterator[Client]:
-    """A client over the link that is to be measured. What the link cannot do is said before anything is started."""
-    from ...ipc.addresses import parse_address
-    from ..perf.plan import address_of_link, memory_over
-
-    with ExitStack() as held:
-        held.enter_context(failing_as(Unreachable))
-        link = options["link"] or ("local" if repository else parse_address(address).kind)
-        memory_over(link, options["shared_memory"])
-        if repository is not None:
-            from .own_broker import own_broker
-
-            listening = held.enter_context(own_broker(repository))
-            yield held.enter_context(connected(str(address_of_link(listening, link))))
-            return
-        found = held.enter_context(_found(address))
-        if found.address.kind != link:
-            found = held.enter_context(connected(str(address_of_link(found.status()["addresses"], link))))
-        yield found
-
-
-@contextmanager
-def _found(address: str | None) -> Iterator[Client]:
-    with ExitStack() as held:
-        try:
-            client = held.enter_context(connected(address))
-        except Unreachable as error:
-            raise Unreachable(f"{error.message}; start one (penstock serve REPOSITORY), or give --serve REPOSITORY") from error
-        yield client
-
-
-def _measure(client: Client, info: ModelInfo, plan: Plan, path: Path | None) -> Iterator[Row]:
+def _measured(found: Opened, plan: Plan, kept: KeptRun) -> CommandFailed | None:
+    """Measures every row and keeps it; what ended that before the last one, if something did."""
     from ..perf.measuring import Measurer
-    from ..perf.table_file import table_file
-    from ..perf.target import TargetSpec
-    from ..perf.targets import open_target
+    from ..perf.run_tables import record_of
+    from .perf_progress import shown
 
-    def say(text: str) -> None:
-        click.echo(text, err=True)
-
-    with ExitStack() as held:
-        try:
-            add = held.enter_context(table_file(path)) if path else None
-        except OSError as error:
-            raise CommandFailed(f"cannot write {path}: {error.strerror}") from error
-        spec = TargetSpec(link=client.address.kind, address=str(client.address), model=info.name)
-        target = held.enter_context(closing(open_target(spec)))
-        for row in Measurer(target, plan, say).rows():
-            if add is not None:
-                add(row)
-            yield row
-
-
-def _document(info: ModelInfo, plan: Plan, rows: list[Row]) -> dict[str, Any]:
-    from ..perf.figures import document
-
-    return {
-        "model": info.name, "version": info.version, "shared_memory": plan.memory, "input_data": plan.input_data,
-        "seed": plan.seed, "rows": [document(row) for row in rows],
-    }  # fmt: skip
+    began = time.monotonic()
+    try:
+        with shown(plan) as progress:
+            for row in Measurer(found.target, plan, progress.say, progress.note).rows():
+                record = record_of(row)
+                with _writing():
+                    kept.add(record, time.monotonic() - began)
+                progress.add(record)
+        with _writing():
+            kept.end()
+    except KeyboardInterrupt:
+        return Interrupted(f"interrupted after {len(kept.run.rows)} rows")
+    except PenstockError as error:
+        return CommandFailed(str(error))
+    except CommandFailed as failure:
+        return failure
+    return None
 
 
-def _tell_unstable(rows: list[Row], strict: bool) -> None:
-    unstable = [f"batch {row.batch} at concurrency {row.concurrency}" for row in rows if not row.is_stable]
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Files that cannot be written end the command."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandFailed(f"cannot write {error.filename}: {error.strerror}") from error
+
+
+def _show(run: Run, as_json: bool) -> None:
+    if as_json:
+        from .rendering import print_json
+
+        print_json(run)
+    else:
+        from .perf_table import print_run
+
+        print_run(run)
+
+
+def _tell_unstable(run: Run, strict: bool) -> None:
+    from ..perf.figures import place_of
+
+    unstable = [place_of(row) for row in run.rows if not row.stable]
     if unstable:
-        text = f"not stable, the last windows are shown: {', '.join(unstable)}"
+        text = f"not stable, the last windows are shown: {'; '.join(unstable)}"
         if strict:
             raise NotStable(text)
         click.echo(f"penstock: {text}", err=True)

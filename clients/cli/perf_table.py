@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import click
 
-from ..perf.figures import COLUMNS, Row, cells
+from ..perf.run_file import Run
+from ..perf.run_tables import columns_of
 from .rendering import console, print_table
 
 DECIMALS = 3
@@ -13,11 +14,12 @@ WIDE_ENOUGH = 200
 """Characters in which every title and every usual figure finds room."""
 
 
-def print_rows(head: str, rows: list[Row]) -> None:
+def print_run(run: Run) -> None:
     """On standard output."""
-    titles = [column.title for column in COLUMNS]
-    lines = [cells(row, DECIMALS) for row in rows]
-    click.echo(head)
+    measured, columns = run.measured, columns_of(run)
+    titles = [column.title for column in columns]
+    lines = [[column.cell(row, DECIMALS) for column in columns] for row in run.rows]
+    click.echo(f"{measured.model}/{measured.version} over {measured.address}, shared memory {measured.shared_memory}")
     if console().width >= WIDE_ENOUGH:
         print_table("", [title.replace(" ", "\n") for title in titles], lines, right_from=0)
     else:

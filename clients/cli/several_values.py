@@ -9,14 +9,22 @@ from typing import Any
 
 import click
 
-_VALUES = re.compile(r"\d+(,\d+)*,?")
+_VALUES = re.compile(r"\d+(\.\d+)?(,\d+(\.\d+)?)*,?")
+_RATE = re.compile(r"\d+(\.\d+)?")
 
 
 class SeveralNumbers(click.Option):
     """Whole numbers from 1 on, as a flat tuple. Its command must be a SeveralValuesCommand."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
-        super().__init__(*args, **{**attributes, "type": str, "multiple": True, "metavar": "N...", "callback": _numbers})
+        super().__init__(*args, **{"metavar": "N...", "callback": _numbers, **attributes, "type": str, "multiple": True})
+
+
+class SeveralRates(SeveralNumbers):
+    """Numbers above 0, with or without decimals."""
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **{"metavar": "R...", "callback": _rates, **attributes})
 
 
 class SeveralValuesCommand(click.Command):
@@ -46,9 +54,18 @@ def spread(words: Sequence[str], names: set[str]) -> list[str]:
 
 
 def _numbers(_ctx: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[int, ...]:
-    found: list[int] = []
-    for word in ",".join(texts).split(","):
-        if word and not (word.isdecimal() and int(word) >= 1):
+    for word in _words(texts):
+        if not (word.isdecimal() and int(word) >= 1):
             raise click.BadParameter(f"{word!r} is not a whole number of at least 1")
-        found += [int(word)] if word else []
-    return tuple(found)
+    return tuple(map(int, _words(texts)))
+
+
+def _rates(_ctx: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[float, ...]:
+    for word in _words(texts):
+        if not (_RATE.fullmatch(word) and float(word) > 0):
+            raise click.BadParameter(f"{word!r} is not a number above 0, as 200 or 12.5")
+    return tuple(map(float, _words(texts)))
+
+
+def _words(texts: tuple[str, ...]) -> list[str]:
+    return [word for word in ",".join(texts).split(",") if word]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from .percentiles import Latencies
 from .stages import Stages
@@ -27,6 +27,26 @@ class Row(NamedTuple):
     is_stable: bool
     client_cpu_percent: float  # of one core, of the busiest client process
     notes: tuple[str, ...] = ()  # what a reader must know of this row
+
+
+class Placed(Protocol):
+    """Of a plan's points, and of rows."""
+
+    @property
+    def batch(self) -> int: ...
+
+    @property
+    def concurrency(self) -> int: ...
+
+    @property
+    def request_rate(self) -> float | None: ...
+
+
+def place_of(point: Placed) -> str:
+    """Which row of the table, in words."""
+    if point.request_rate is not None:
+        return f"batch {point.batch}, {point.request_rate:g} requests/s"
+    return f"batch {point.batch}, concurrency {point.concurrency}"
 
 
 class Column(NamedTuple):
@@ -65,16 +85,6 @@ COLUMNS = (
     _stage("Unaccounted", "unaccounted"),
 )
 """In the order of Triton's perf_analyzer, with what is left over at the end."""
-
-
-def cells(row: Row, most_decimals: int = 6) -> list[str]:
-    """The row as text, with at most so many decimals."""
-    return [_text(column.value(row), min(column.decimals, most_decimals)) for column in COLUMNS]
-
-
-def _text(value: float, decimals: int) -> str:
-    text = f"{value:.{decimals}f}"
-    return text if float(text) else text.removeprefix("-")  # no negative zero
 
 
 def document(row: Row) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .confidence import throughput_interval
-from .figures import Row
+from .figures import Row, place_of
 from .generating import Alone, Generators, Loop
 from .load import Load, Stint, failures_of
 from .notes import notes_of
@@ -36,15 +36,18 @@ class Window(NamedTuple):
 
 
 class Measurer:
-    """Measures the points of a plan, one after the other. `say` is told of every window, and of every note.
+    """Measures the points of a plan, one after the other. `say` is told of every window, `note` (else `say`) of every note.
 
     Where the plan asks for several client processes, each opens a target of its own, and this one is asked for counters only.
     """
 
-    def __init__(self, target: Target, plan: Plan, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, target: Target, plan: Plan, say: Callable[[str], None], note: Callable[[str], None] | None = None
+    ) -> None:
         self._target = target
         self._plan = plan
         self._say = say
+        self._note = note or say
 
     def __repr__(self) -> str:
         return f"<Measurer of '{self._target.model.name}' at {len(self._plan.points)} points>"
@@ -115,15 +118,8 @@ class Measurer:
 
     def _told(self, row: Row) -> Row:
         for note in row.notes:
-            self._say(f"{place_of(row)}: {note}")
+            self._note(f"{place_of(row)}: {note}")
         return row
-
-
-def place_of(point: Point | Row) -> str:
-    """Where in the table a point or a row is, in words."""
-    if point.request_rate is not None:
-        return f"batch {point.batch}, {point.request_rate:g} requests/s"
-    return f"batch {point.batch}, concurrency {point.concurrency}"
 
 
 def row_of(point: Point, windows: Sequence[Window], stable: bool) -> Row:

@@ -34,6 +34,7 @@ class Measured(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     server: str  # "penstock 0.1.0", "triton 2.51.0"
     link: str
+    address: str = ""
     model: str
     version: int
     shared_memory: str
@@ -91,11 +92,26 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     complete: bool = True  # False: it was interrupted, or failed; these rows were measured before
 
 
+def run_text(run: Run) -> str:
+    """The document."""
+    return msgspec.json.format(msgspec.json.encode(run)).decode() + "\n"
+
+
 def write_run(run: Run, path: Path) -> None:
     """Replaces what is there, at once. Raises OSError."""
+    replace_text(path, run_text(run))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Whoever reads the file meanwhile, or after a failure, finds all that was there before. Raises OSError naming `path`."""
     beside = path.with_name(path.name + ".part")
-    beside.write_bytes(msgspec.json.format(msgspec.json.encode(run)) + b"\n")
-    beside.replace(path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        beside.unlink(missing_ok=True)  # there is one only where it was not finished
 
 
 def read_run(path: Path) -> Run:

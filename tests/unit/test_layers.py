@@ -50,6 +50,7 @@ PURE = (
     "clients/perf/confidence.py",
     "clients/perf/load.py",
     "clients/perf/notes.py",
+    "clients/perf/configuration.py",
     "clients/perf/percentiles.py",
     "clients/perf/stages.py",
     "clients/perf/figures.py",

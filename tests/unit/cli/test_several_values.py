@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from penstock.clients.cli.several_values import SeveralNumbers, SeveralValuesCommand
+from penstock.clients.cli.several_values import SeveralNumbers, SeveralRates, SeveralValuesCommand
 
 
 @click.command(cls=SeveralValuesCommand)
@@ -17,6 +17,13 @@ from penstock.clients.cli.several_values import SeveralNumbers, SeveralValuesCom
 @click.option("--rounds", type=int)
 def command(word: str | None, sizes: tuple[int, ...], counts: tuple[int, ...], rounds: int | None) -> None:
     click.echo(f"{word} {list(sizes)} {list(counts)} {rounds}")
+
+
+@click.command(cls=SeveralValuesCommand)
+@click.argument("word", required=False)
+@click.option("--rates", cls=SeveralRates)
+def rated(word: str | None, rates: tuple[float, ...]) -> None:
+    click.echo(f"{word} {list(rates)}")
 
 
 @pytest.mark.parametrize(
@@ -41,6 +48,7 @@ def test_values_as_they_are_typed(line: str, said: str) -> None:
     ("line", "text"),
     [
         ("m --sizes 0 2", "'0' is not a whole number of at least 1"),
+        ("m --sizes 1 2.5", "'2.5' is not a whole number of at least 1"),
         ("m --sizes x", "'x' is not a whole number of at least 1"),
         ("m --sizes -1", "'-1' is not a whole number of at least 1"),
         ("m --sizes", "--sizes"),
@@ -50,3 +58,18 @@ def test_what_is_no_number_is_refused(line: str, text: str) -> None:
     shown = CliRunner().invoke(command, line.split())
     assert shown.exit_code == 2
     assert text in shown.output
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("m --rates 200 12.5 0.5", "m [200.0, 12.5, 0.5]"), ("--rates 1.5,2 m", "m [1.5, 2.0]"), ("--rates=7 8.25 m", "m [7.0, 8.25]")],
+)  # fmt: skip
+def test_rates_may_have_decimals(line: str, said: str) -> None:
+    assert CliRunner().invoke(rated, line.split()).output == said + "\n"
+
+
+@pytest.mark.parametrize("word", ["0", "0.0", "-1", "1e3", "x"])
+def test_what_is_no_rate_is_refused(word: str) -> None:
+    shown = CliRunner().invoke(rated, ["m", "--rates", word])
+    assert shown.exit_code == 2
+    assert f"'{word}' is not a number above 0, as 200 or 12.5" in shown.output
