@@ -15,7 +15,6 @@ from .arrivals import Distribution
 
 Link = Literal["local", "zmq"]
 Memory = Literal["memfd", "system", "cuda", "none"]
-InputData = Literal["random", "zero"]
 EvaluationMode = Literal["offline", "online"]
 Search = Literal["linear", "binary"]
 
@@ -48,7 +47,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     points: tuple[Point, ...]
     memory: Memory
     shapes: Mapping[str, tuple[int, ...]] = {}  # variable dims of inputs, without the batch dimension
-    input_data: InputData = "random"
+    input_data: str = "random"  # "random", "zero", or the path of a JSON file or a directory: input_files.py
     string_length: int = 128  # of each BYTES element
     seed: int = 0
     verify: bool = False

@@ -17,14 +17,9 @@ from ..client import Client
 from ..models import Array, ModelInfo, layout_of_arrays
 from ..regions import MemfdRegion, Region, SystemRegion
 from ..slots import InlineSlot, Slot
-from .inputs import make_inputs
-from .plan import Memory, Plan, Point, input_shapes
+from .inputs import prepared_inputs
+from .plan import Memory, Plan, Point
 from .region_slots import RegionLayout, encoded
-
-SLOTS_PER_REQUEST = 4
-"""So many requests are prepared for each that is in flight, so that what is sent next is not what came back last."""
-PREPARED_BYTES = 256 * 1024 * 1024
-"""Fewer are, but never less than a closed loop has in flight, where they would take more than this."""
 
 
 class PreparedRequests:
@@ -51,7 +46,7 @@ class PreparedRequests:
 
     def __enter__(self) -> PreparedRequests:
         try:
-            arrays = self._arrays()
+            arrays = prepared_inputs(self._model, self._plan, self._point)
             self.inputs = dict(zip(self._slots(arrays), arrays, strict=True))
         except BaseException:
             self._held.close()
@@ -64,16 +59,6 @@ class PreparedRequests:
             if self._registered and not (kind and issubclass(kind, BrokerError)):  # else the session has ended, and all with it
                 self._client.unregister(self._registered)
 
-    def _arrays(self) -> list[dict[str, Array]]:
-        shapes = input_shapes(self._model, self._point.batch, self._plan.shapes)
-        first = make_inputs(self._model, shapes, self._plan, 0)
-        fitting = PREPARED_BYTES // max(sum(array.nbytes for array in first.values()), 1)
-        if self._point.request_rate is None:
-            count = max(self._point.concurrency, min(self._point.concurrency * SLOTS_PER_REQUEST, fitting))
-        else:  # an open loop has seldom as many in flight as it may
-            count = max(1, min(self._point.concurrency, fitting))
-        return [first, *(make_inputs(self._model, shapes, self._plan, number) for number in range(1, count))]
-
     def _slots(self, arrays: Sequence[Mapping[str, Array]]) -> Sequence[Slot]:
         pooled: Memory = "memfd" if self._client.address.kind == "local" else "system"
         if self._plan.memory == "none":
@@ -85,7 +70,8 @@ class PreparedRequests:
 
     def _pooled(self, inputs: Mapping[str, Array]) -> Slot:
         batch = self._point.batch if self._model.max_batch_size else None
-        slot = self._held.enter_context(self._client.buffers(self._model, batch, shapes=self._plan.shapes))
+        shapes = {name: array.shape[1 if batch else 0 :] for name, array in inputs.items()}
+        slot = self._held.enter_context(self._client.buffers(self._model, batch, shapes=shapes))
         for name, array in inputs.items():
             slot.inputs[name][...] = array
         return slot
