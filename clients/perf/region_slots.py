@@ -46,13 +46,17 @@ class RegionLayout:
 
     def fill(self, region: Region) -> list[PlacedRequest]:
         """Writes the inputs into a region of at least `byte_size`; the requests, in order."""
-        return [self._request(region, number) for number in range(len(self._inputs))]
+        return [PlacedRequest(self._model.name, self._model.asked_version, *places) for places in self.place(region)]
+
+    def place(self, region: Region) -> list[tuple[dict[str, Placed], dict[str, Placed | None]]]:
+        """The same, but only where the inputs of each request lie, and where its outputs are to (None: no place is known)."""
+        return [self._places(region, number) for number in range(len(self._inputs))]
 
     def _add(self, spec: TensorInfo, size: int) -> None:
         self._areas[spec] = self.byte_size, size
         self.byte_size += aligned(size) * len(self._inputs)
 
-    def _request(self, region: Region, number: int) -> PlacedRequest:
+    def _places(self, region: Region, number: int) -> tuple[dict[str, Placed], dict[str, Placed | None]]:
         inputs, outputs = {}, {}
         for spec in self._model.inputs:
             content = self._contents[number][spec.name]
@@ -62,7 +66,7 @@ class RegionLayout:
             inputs[spec.name] = Placed(region, spec.datatype, shape, offset, len(content))
         for spec in self._model.outputs:
             outputs[spec.name] = self._place(region, spec, number) if spec in self._areas else None
-        return PlacedRequest(self._model.name, self._model.asked_version, inputs, outputs)
+        return inputs, outputs
 
     def _place(self, region: Region, spec: TensorInfo, number: int) -> Placed:
         return Placed(region, spec.datatype, self._rows + spec.dims, self._offset(spec, number), self._areas[spec][1])

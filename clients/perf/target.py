@@ -37,6 +37,7 @@ class ServerInfo(NamedTuple):
 
     name: str  # "penstock", "triton", ...
     version: str
+    notes: tuple[str, ...] = ()  # what a reader must know of everything that is measured there
 
 
 class Answer(NamedTuple):

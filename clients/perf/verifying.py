@@ -39,7 +39,10 @@ class IdentityCheck:
 
     def __call__(self, slot: Slot, result: InferResult) -> None:
         """Raises ModelError for a wrong answer; poisons a right one, where the next request will write."""
-        inputs = self._inputs[slot]
+        self.compare(self._inputs[slot], result)
+
+    def compare(self, inputs: Mapping[str, Array], result: InferResult) -> None:
+        """The same for a request with these inputs."""
         for source, output in zip(self._model.inputs, self._model.outputs, strict=False):
             found = result.outputs[output.name]
             rows = len(found) if self._model.max_batch_size else 1
