@@ -88,6 +88,8 @@ def _run(model: str, options: Options, as_json: bool) -> tuple[Run, CommandFaile
             if options["result_dir"] is not None:
                 options["result_dir"].mkdir(parents=True, exist_ok=True)
             kept.begin()
+        for note in found.target.server.notes:
+            click.echo(f"penstock: {note}", err=True)
         failure = _measured(found, plan, kept)
         if kept.run.rows:
             _show(kept.run, as_json)
@@ -114,6 +116,7 @@ def _run_to_be(name: str, found: Opened, plan: Plan, labels: dict[str, str]) -> 
             seed=plan.seed, processes=plan.processes,
         ),
         configuration=configuration_of(target.configuration(), found.served(machine.processor), labels), rows=(),
+        notes=target.server.notes,
     )  # fmt: skip
 
 

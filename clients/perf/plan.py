@@ -13,7 +13,7 @@ from ...ipc.errors import BrokerError, CallerError, Code, invalid
 from ..models import ModelInfo, Shapes
 from .arrivals import Distribution
 
-Link = Literal["local", "zmq"]
+Link = Literal["local", "zmq", "http", "grpc"]
 Memory = Literal["memfd", "system", "cuda", "none"]
 EvaluationMode = Literal["offline", "online"]
 Search = Literal["linear", "binary"]
@@ -78,10 +78,12 @@ def points_of(
 def memory_over(link: Link, asked: Memory | None, is_tcp: bool = False) -> Memory:
     """The kind of memory that inputs and outputs lie in. Raises CallerError (UNSUPPORTED) for what the link cannot do."""
     if asked is None:
-        return "none" if is_tcp else "memfd" if link == "local" else "system"
+        return "memfd" if link == "local" else "system" if link == "zmq" and not is_tcp else "none"
     why = ""
     if is_tcp and asked != "none":
         why = "tcp:// may lead to another machine, and carries tensors inline only: use --shared-memory none"
+    elif link in ("http", "grpc") and asked == "memfd":
+        why = "KServe v2 hands no descriptors over: use --shared-memory system, cuda or none"
     elif link == "zmq" and asked == "memfd":
         why = "ZeroMQ hands no descriptors over: use --shared-memory system or none, or --link local"
     elif link == "local" and asked == "none":

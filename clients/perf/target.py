@@ -11,22 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
 from ...ipc.errors import PenstockError
 from ..models import ModelInfo
-from .plan import Plan, Point
+from .plan import Link, Plan, Point
 from .stages import ServerCounts
-
-TargetLink = Literal["local", "zmq", "http", "grpc"]
 
 
 class TargetSpec(Struct, frozen=True, kw_only=True):
     """Enough for another process to open the same target."""
 
-    link: TargetLink
+    link: Link
     address: str  # of a broker (unix://, ipc://, tcp://), or the host and port of a server that speaks KServe v2
     model: str
     version: int = -1  # -1: the newest

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from running import Program, RunningBroker
 
-from penstock.clients.perf.plan import Memory, Plan, Point
-from penstock.clients.perf.target import Answer, Requests, Target, TargetLink, TargetSpec
+from penstock.clients.perf.plan import Link, Memory, Plan, Point
+from penstock.clients.perf.target import Answer, Requests, Target, TargetSpec
 from penstock.clients.perf.targets import open_target
 from penstock.ipc.errors import BrokerError, CallerError, Code, ModelError
 
-KSERVE: tuple[TargetLink, ...] = ("http", "grpc")
+KSERVE: tuple[Link, ...] = ("http", "grpc")
 MODEL = """
 name: "{name}" backend: "identity" max_batch_size: {most}
 input [ {{ name: "x" data_type: {kind} dims: [ {dims} ] }} ]
@@ -28,7 +28,7 @@ MODELS = {
     "no_batch": ("TYPE_INT64", -1, 0),
 }
 """Those of programs/kserve/kserve_models.py."""
-WAYS: list[tuple[TargetLink, Memory]] = [
+WAYS: list[tuple[Link, Memory]] = [
     ("http", "none"), ("http", "system"), ("grpc", "none"), ("grpc", "system"), ("local", "memfd"), ("local", "system"),
     ("zmq", "none"), ("zmq", "system"),
 ]  # fmt: skip
@@ -42,7 +42,7 @@ class KServe(Program):
         super().__init__("kserve/serves_kserve", *faults)
         self.addresses = self.say()
 
-    def open(self, link: TargetLink, model: str = "numbers", version: int = -1) -> Target:
+    def open(self, link: Link, model: str = "numbers", version: int = -1) -> Target:
         return open_target(TargetSpec(link=link, address=self.addresses[link], model=model, version=version))
 
     def ask(self, word: str) -> dict[str, Any]:
@@ -84,9 +84,7 @@ def libraries() -> None:
 
 @pytest.mark.parametrize(("link", "memory"), WAYS)
 @pytest.mark.parametrize("model", MODELS)
-def test_every_request_is_answered_with_what_it_sent(
-    addresses: dict[str, str], link: TargetLink, memory: Memory, model: str
-) -> None:
+def test_every_request_is_answered_with_what_it_sent(addresses: dict[str, str], link: Link, memory: Memory, model: str) -> None:
     # Given six requests in flight of what the server says the model takes
     target = open_target(TargetSpec(link=link, address=addresses[link], model=model))
     assert (target.model.platform, target.model.max_batch_size) == ("identity", MODELS[model][2])
@@ -106,7 +104,7 @@ def test_every_request_is_answered_with_what_it_sent(
 
 
 @pytest.mark.parametrize("link", ["http", "grpc", "local", "zmq"])
-def test_the_server_has_counted_what_it_has_answered(addresses: dict[str, str], link: TargetLink) -> None:
+def test_the_server_has_counted_what_it_has_answered(addresses: dict[str, str], link: Link) -> None:
     target = open_target(TargetSpec(link=link, address=addresses[link], model="no_batch", version=1))
     with target.prepare(plan_of("none" if link != "local" else "memfd", shapes={"x": (1,)}), Point(1, 2)) as requests:
         before = target.counts(0)
@@ -120,7 +118,7 @@ def test_the_server_has_counted_what_it_has_answered(addresses: dict[str, str], 
 
 
 @pytest.mark.parametrize("link", KSERVE)
-def test_durations_are_those_that_the_server_has_counted(addresses: dict[str, str], link: TargetLink) -> None:
+def test_durations_are_those_that_the_server_has_counted(addresses: dict[str, str], link: Link) -> None:
     target = open_target(TargetSpec(link=link, address=addresses[link], model="strings"))
     before = target.counts(0)
     with target.prepare(plan_of(), Point(2, 4)) as requests:
@@ -133,7 +131,7 @@ def test_durations_are_those_that_the_server_has_counted(addresses: dict[str, st
 
 
 @pytest.mark.parametrize("link", KSERVE)
-def test_a_server_that_counts_late_is_asked_again(link: TargetLink) -> None:
+def test_a_server_that_counts_late_is_asked_again(link: Link) -> None:
     with KServe("--count-late-s", "0.3") as kserve:
         target = kserve.open(link)
         with target.prepare(plan_of(), Point(1, 4)) as requests:
@@ -148,7 +146,7 @@ def test_a_server_that_counts_late_is_asked_again(link: TargetLink) -> None:
 
 
 @pytest.mark.parametrize("link", KSERVE)
-def test_a_server_without_statistics_is_measured_by_the_client_alone(link: TargetLink) -> None:
+def test_a_server_without_statistics_is_measured_by_the_client_alone(link: Link) -> None:
     with KServe("--no-statistics") as kserve:
         target = kserve.open(link)
         before = target.counts(0)
@@ -161,7 +159,7 @@ def test_a_server_without_statistics_is_measured_by_the_client_alone(link: Targe
 
 
 @pytest.mark.parametrize("link", KSERVE)
-def test_a_server_without_configurations_takes_whole_shapes(link: TargetLink) -> None:
+def test_a_server_without_configurations_takes_whole_shapes(link: Link) -> None:
     with KServe("--no-configuration") as kserve:
         target = kserve.open(link)
         assert (target.model.max_batch_size, target.model.inputs[0].dims) == (0, (-1, 4))
@@ -172,7 +170,7 @@ def test_a_server_without_configurations_takes_whole_shapes(link: TargetLink) ->
 
 
 @pytest.mark.parametrize("link", KSERVE)
-def test_one_waits_no_longer_than_was_said(link: TargetLink) -> None:
+def test_one_waits_no_longer_than_was_said(link: Link) -> None:
     # Given a server that holds the second request
     with KServe("--hold-nth", "2") as kserve:
         target = kserve.open(link)
@@ -189,7 +187,7 @@ def test_one_waits_no_longer_than_was_said(link: TargetLink) -> None:
 
 
 @pytest.mark.parametrize("link", KSERVE)
-def test_requests_that_nobody_waits_for_any_more_do_not_keep_the_memory(link: TargetLink) -> None:
+def test_requests_that_nobody_waits_for_any_more_do_not_keep_the_memory(link: Link) -> None:
     with KServe("--hold-nth", "1") as kserve:
         target = kserve.open(link)
         with target.prepare(plan_of("system"), Point(1, 1)) as requests:
@@ -209,7 +207,7 @@ def test_requests_that_nobody_waits_for_any_more_do_not_keep_the_memory(link: Ta
     ],
 )
 @pytest.mark.parametrize("link", KSERVE)
-def test_a_request_that_fails_does_so_alone(link: TargetLink, fault: str, kind: type[Exception], code: Code, said: str) -> None:
+def test_a_request_that_fails_does_so_alone(link: Link, fault: str, kind: type[Exception], code: Code, said: str) -> None:
     with KServe(fault, "2") as kserve:
         target = kserve.open(link)
         before = target.counts(0)
@@ -223,7 +221,7 @@ def test_a_request_that_fails_does_so_alone(link: TargetLink, fault: str, kind: 
 
 @pytest.mark.parametrize("memory", ["none", "system"])
 @pytest.mark.parametrize("link", KSERVE)
-def test_a_wrong_answer_is_noticed(link: TargetLink, memory: Memory) -> None:
+def test_a_wrong_answer_is_noticed(link: Link, memory: Memory) -> None:
     with KServe("--garble-nth", "3") as kserve:
         target = kserve.open(link)
         wrong = pytest.raises(ModelError, match="output 'y' is not input 'x' of the same request")
@@ -233,7 +231,7 @@ def test_a_wrong_answer_is_noticed(link: TargetLink, memory: Memory) -> None:
 
 
 @pytest.mark.parametrize("link", KSERVE)
-def test_the_region_is_registered_while_it_is_used_and_has_no_name_by_then(link: TargetLink) -> None:
+def test_the_region_is_registered_while_it_is_used_and_has_no_name_by_then(link: Link) -> None:
     with KServe() as kserve:
         target = kserve.open(link)
         with target.prepare(plan_of("system"), Point(2, 3)) as requests:
@@ -245,7 +243,7 @@ def test_the_region_is_registered_while_it_is_used_and_has_no_name_by_then(link:
 
 
 @pytest.mark.parametrize("link", KSERVE)
-def test_shared_memory_that_the_server_refuses_is_refused_with_the_way_out(link: TargetLink) -> None:
+def test_shared_memory_that_the_server_refuses_is_refused_with_the_way_out(link: Link) -> None:
     with KServe("--no-client-shm") as kserve:
         target = kserve.open(link)
         for memory, code, said in (
@@ -255,7 +253,10 @@ def test_shared_memory_that_the_server_refuses_is_refused_with_the_way_out(link:
             with pytest.raises(CallerError) as refused, target.prepare(plan_of(memory), Point(1, 1)):  # type: ignore[arg-type]
                 pass
             assert refused.value.code == code and said in refused.value.message
-            assert "--shared-memory none" in refused.value.message or "use system, cuda or none" in refused.value.message
+            assert (
+                "--shared-memory none" in refused.value.message
+                or "use --shared-memory system, cuda or none" in refused.value.message
+            )
         target.close()
 
 
@@ -268,7 +269,7 @@ def go_on_without_it(kserve: KServe, requests: Requests) -> None:
 
 @pytest.mark.parametrize("memory", ["none", "system"])
 @pytest.mark.parametrize("link", KSERVE)
-def test_a_server_that_vanishes_is_named_and_nothing_is_left(link: TargetLink, memory: Memory) -> None:
+def test_a_server_that_vanishes_is_named_and_nothing_is_left(link: Link, memory: Memory) -> None:
     with KServe("--hold-nth", "1") as kserve:
         target = kserve.open(link)
         # When the server is killed with requests in flight
@@ -280,7 +281,7 @@ def test_a_server_that_vanishes_is_named_and_nothing_is_left(link: TargetLink, m
 
 
 @pytest.mark.parametrize("link", KSERVE)
-def test_a_model_or_a_server_that_is_not_there_is_named(addresses: dict[str, str], link: TargetLink) -> None:
+def test_a_model_or_a_server_that_is_not_there_is_named(addresses: dict[str, str], link: Link) -> None:
     with pytest.raises(CallerError, match="unknown model: 'nosuch'") as unknown:
         open_target(TargetSpec(link=link, address=addresses[link], model="nosuch"))
     assert unknown.value.code == Code.NOT_FOUND

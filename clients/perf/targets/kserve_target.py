@@ -10,12 +10,12 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Literal
 
-from ....ipc.errors import BrokerError, CallerError, Code, PenstockError
+from ....ipc.errors import BrokerError, PenstockError
 from ...cuda_regions import CudaRegion
 from ...models import Array, ModelInfo
 from ...regions import Region, SystemRegion
 from ..inputs import prepared_inputs
-from ..plan import Plan, Point
+from ..plan import Plan, Point, memory_over
 from ..region_slots import RegionLayout
 from ..stages import ServerCounts
 from ..target import Requests, ServerInfo, TargetSpec
@@ -112,7 +112,7 @@ class KServeTarget:
     ) -> list[tuple[list[InputPart], list[OutputPart]]]:
         """What each request consists of: in one region of the plan's kind, or in the request itself."""
         model = self.model
-        if plan.memory == "none":
+        if memory_over(self.spec.link, plan.memory) == "none":
             outputs = [OutputPart(spec.name, None) for spec in model.outputs]
             return [([InputPart(spec, made[spec.name], None) for spec in model.inputs], outputs) for made in arrays]
         layout = RegionLayout(model, batch, arrays)
@@ -131,13 +131,8 @@ class KServeTarget:
         region: Region
         if memory == "system":
             region = SystemRegion.create(name, f"penstock-{os.getpid()}-{name}", byte_size)
-        elif memory == "cuda":
-            region = CudaRegion.allocate(name, byte_size)
         else:
-            raise CallerError(
-                f"--shared-memory {memory} over {self.spec.link}: KServe v2 knows no descriptors: use system, cuda or none",
-                Code.UNSUPPORTED,
-            )
+            region = CudaRegion.allocate(name, byte_size)
         held.callback(region.close)
         try:
             self._wire.register(region)
