@@ -137,7 +137,8 @@ def _measured(found: Opened, plan: Plan, kept: KeptRun) -> CommandFailed | None:
         with _writing():
             kept.end()
     except KeyboardInterrupt:
-        return Interrupted(f"interrupted after {len(kept.run.rows)} rows")
+        count = len(kept.run.rows)
+        return Interrupted(f"interrupted after {count} row{'' if count == 1 else 's'}")
     except PenstockError as error:
         return CommandFailed(str(error))
     except CommandFailed as failure:

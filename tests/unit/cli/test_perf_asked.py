@@ -67,6 +67,11 @@ def test_a_request_rate_is_an_open_loop() -> None:
     assert plan("--evaluation-mode", "online", "--request-rate", "9").distribution == "poisson"
 
 
+def test_an_open_loop_can_have_in_flight_what_comes_due_in_a_stall_of_two_seconds() -> None:
+    found = plan("--evaluation-mode", "online", "--request-rate", "2", "200.5", "900", max_in_flight=1000)
+    assert [point.concurrency for point in found.points] == [64, 401, 1000]
+
+
 def test_a_search_goes_from_the_smallest_to_the_largest() -> None:
     words = ("--evaluation-mode", "online", "--binary-search", "--latency-threshold-ms", "2.5")
     found = plan(*words)
