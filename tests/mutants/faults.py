@@ -17,6 +17,7 @@ import link_faults
 import loading_faults
 import observing_faults
 import packing_faults
+import perf_command_faults
 import perf_faults
 import placement_faults
 import priority_faults
@@ -41,6 +42,7 @@ FAULTS: tuple[Fault, ...] = (
     *agent_faults.FAULTS,
     *cache_faults.FAULTS,
     *perf_faults.FAULTS,
+    *perf_command_faults.FAULTS,
     *placement_faults.FAULTS,
     *configuration_faults.FAULTS,
     *cuda_region_faults.FAULTS,
