@@ -14,6 +14,7 @@ import delivery_faults
 import device_faults
 import gpu_process_faults
 import link_faults
+import load_faults
 import loading_faults
 import observing_faults
 import packing_faults
@@ -43,6 +44,7 @@ FAULTS: tuple[Fault, ...] = (
     *cache_faults.FAULTS,
     *perf_faults.FAULTS,
     *perf_command_faults.FAULTS,
+    *load_faults.FAULTS,
     *placement_faults.FAULTS,
     *configuration_faults.FAULTS,
     *cuda_region_faults.FAULTS,

@@ -7,7 +7,7 @@ from fault import Fault
 
 STAGES = "clients/perf/stages.py"
 PERCENTILES = "clients/perf/percentiles.py"
-LOAD = "clients/perf/load.py"
+CLOSED_LOOP = "clients/perf/closed_loop.py"
 RECORDS = "runtime/records.py"
 
 BY_HAND = "tests/unit/clients/perf/test_perf_stages.py::"
@@ -63,24 +63,24 @@ FAULTS = (
     ),
     Fault(
         "one request follows several answers",
-        LOAD,
+        CLOSED_LOOP,
         "left -= self._send(min(answered, left))",
         "left -= self._send(min(1, left))",
         (f"{LOOP}test_an_answer_is_followed_by_the_next_request_whichever_it_was",),
     ),
     Fault(
         "a request's answer was read when its result was built",
-        LOAD,
-        "moments.extend((began_ns, sent_ns, read_ns, ended_ns))",
-        "moments.extend((began_ns, sent_ns, ended_ns, ended_ns))",
+        CLOSED_LOOP,
+        "                    moments.extend((began_ns, sent_ns, read_ns, ended_ns))",
+        "                    moments.extend((began_ns, sent_ns, ended_ns, ended_ns))",
         (f"{LOOP}test_moments_of_one_request",),
     ),
     Fault(
-        "what is checked first is sent again first",
-        LOAD,
-        "slot = idle.popleft()",
-        "slot = idle.pop()",
-        (f"{LOOP}test_every_result_is_checked_outside_of_its_own_time",),
+        "what came back last is sent first",
+        CLOSED_LOOP,
+        "number = idle.popleft()",
+        "number = idle.pop()",
+        (f"{LOOP}test_each_prepared_request_is_used_again_last",),
     ),
     Fault(
         "a report's way counts once for all that it answers",
