@@ -19,7 +19,7 @@ KSERVE_PORTS = {"http": 8000, "grpc": 8001}
 """Triton's."""
 ONLINE_CONCURRENCIES = (8, 16, 32, 64, 128, 256)
 STALL_S, LEAST_IN_FLIGHT = 2.0, 64
-"""An open loop can go on sending while a server answers nothing for so long, or as many requests: each is prepared beforehand."""
+"""An open loop goes on sending while a server answers nothing for so long, or for so many requests: all are prepared before."""
 
 
 def _is_online(options: Options) -> bool:
@@ -125,7 +125,7 @@ def _points(model: ModelInfo, max_in_flight: int, options: Options) -> tuple[Poi
         most = [min(max(LEAST_IN_FLIGHT, ceil(rate * STALL_S)), max_in_flight) for rate in options["request_rates"]]
         points = points_of(model, (1,), most, max_in_flight)
         return tuple(point._replace(request_rate=rate) for point, rate in zip(points, options["request_rates"], strict=True))
-    fitting = [count for count in ONLINE_CONCURRENCIES if count <= max_in_flight]
+    fitting = [count for count in ONLINE_CONCURRENCIES if count <= max_in_flight] or [max_in_flight]
     return points_of(model, (1,), options["concurrencies"] or fitting, max_in_flight)
 
 

@@ -19,6 +19,8 @@ from ..perf.run_file import RowRecord
 SHOWN_ROWS = 12
 """Of those that are measured: a screen has no room for all of a long run."""
 
+PREPARING = "preparing"
+
 
 class Course:
     """Which row is being measured, its windows so far, and how long the rest can take at most. Pure."""
@@ -46,10 +48,11 @@ class Course:
 
     def text(self) -> str:
         """`row 2 of 7, at most 52 s left`; how many a search will need, and how long so many requests take, is not known."""
-        row = f"row {self.rows + 1}"
+        row, points, asked = f"row {self.rows + 1}", len(self._plan.points), self._plan.windows
         if self._plan.search == "binary":
             return row
-        points, asked = len(self._plan.points), self._plan.windows
+        if self.rows == points:
+            return "all rows are measured"
         if asked.request_count:
             return f"{row} of {points}"
         left = (points - self.rows) * asked.max_trials - self.windows
@@ -91,7 +94,7 @@ class Picture:
         self._live = live
         #: those that are measured, as they are shown
         self._rows: list[tuple[str, ...]] = []
-        self._last = "preparing"
+        self._last = PREPARING
 
     def __repr__(self) -> str:
         return f"<Picture: {self._course.text()}, {self._last}>"
@@ -115,6 +118,7 @@ class Picture:
         """A row is measured."""
         self._course.row()
         figures = (row.inferences_per_s, row.avg_latency_ms, row.p99_latency_ms)
+        self._last = PREPARING
         self._rows.append((place_of(row), *(f"{figure:.3f}" for figure in figures)))
         self._live.update(self.drawn(), refresh=True)
 

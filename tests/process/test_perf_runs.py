@@ -133,7 +133,10 @@ def test_interrupted_between_rows_it_keeps_them(tmp_path: Path, number: signal.S
     out = tmp_path / "out"
     out.mkdir()
     many = [str(count) for count in range(1, 2000)]
-    with measuring("echo", "--serve", str(tmp_path / "models"), *ONLINE, "--concurrency", *many, *FEW, folder=out) as (perf, said):
+    with measuring("echo", "--serve", str(tmp_path / "models"), *ONLINE, "--concurrency", *many, *FEW, folder=out) as (
+        perf,
+        said,
+    ):
         wait_for(said, "row 3 of 1999")
         # When it is interrupted
         perf.send_signal(number)
@@ -164,6 +167,18 @@ def test_interrupted_within_a_row_it_keeps_the_windows_there_are(broker: Running
     (row,) = read_run(tmp_path / "r.json").rows
     assert (row.batch, row.requests, row.stable) == (2, 15, False)
     assert any("interrupted" in note for note in row.notes)
+
+
+def test_interrupted_its_client_processes_end_with_it(broker: RunningBroker, tmp_path: Path) -> None:
+    # Given two client processes in the middle of a row
+    words = ("echo", *ONLINE, "--concurrency", "8", "--processes", "2", *ENDLESS, "--address", broker.addresses["local"])
+    with measuring(*words, folder=tmp_path) as (perf, said):
+        wait_for(said, "window 3: ")
+        # When the command is interrupted, then it keeps the row, and leaves no process (which the leak check would find)
+        perf.send_signal(signal.SIGINT)
+        assert said.read().endswith("penstock: interrupted after 1 row\n")
+        assert perf.wait(START_S) == 130
+    assert read_run(tmp_path / "r.json").rows[0].concurrency == 8
 
 
 def test_interrupted_before_anything_was_measured(tmp_path: Path) -> None:

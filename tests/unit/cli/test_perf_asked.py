@@ -54,6 +54,7 @@ def test_online_is_requests_of_one_row_at_ever_more_at_once() -> None:
 
 def test_by_default_no_more_at_once_than_the_server_allows_its_clients() -> None:
     assert [point.concurrency for point in plan("--evaluation-mode", "online", max_in_flight=40).points] == [8, 16, 32]
+    assert [point.concurrency for point in plan("--evaluation-mode", "online", max_in_flight=5).points] == [5]
     words = ("--evaluation-mode", "online", "--processes", "2")
     assert [point.concurrency for point in plan(*words, max_in_flight=40).points] == [8, 16, 32, 64]
     with pytest.raises(CallerError, match=r"concurrency \[41\] cannot be"):

@@ -41,6 +41,10 @@ def test_every_row_takes_all_its_windows_at_most() -> None:
     # When they agree, then the row takes no more
     found.row()
     assert found.text() == "row 2 of 3, at most 4 s left"
+    # When all rows are measured, then there is no row that is being measured
+    found.row()
+    found.row()
+    assert found.text() == "all rows are measured"
     found.check_invariants()
 
 
@@ -80,5 +84,10 @@ def test_on_a_terminal_it_is_the_rows_so_far_and_the_last_window() -> None:
     assert head.split()[:2] == ["Row", "Inferences/Second"]
     assert row.split() == ["batch", "1,", "concurrency", "1", "1.500", "1.500", "1.500"]
     assert status == "row 2 of 3, at most 4 s left: batch 2, concurrency 1, window 1: fast"
+    # When that row is measured too, then its last window is not the next one's
+    picture.add(record(2))
+    with console.capture() as drawn:
+        console.print(picture.drawn())
+    assert drawn.get().splitlines()[-1] == "row 3 of 3, at most 2 s left: preparing"
     # And the note stands above the picture
     assert "a note [1]" in screen.getvalue()
