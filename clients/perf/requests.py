@@ -2,7 +2,8 @@
 """The requests that are sent over and over: slots with inputs in them, in the memory that was asked for.
 
 A slot of the client's pool is what a program would use, and is used wherever it has that kind of memory: memfd on the local
-link, system over ZeroMQ. For the other, and for strings (no pooled slot is cut for those), a region is made and registered.
+link, system over ZeroMQ, cuda over both. For the other, and for strings (no pooled slot is cut for those), a region is made and
+registered.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from types import TracebackType
 from ...ipc.errors import BrokerError
 from ..client import Client
 from ..models import Array, ModelInfo, layout_of_arrays
+from ..models import Memory as SlotMemory
 from ..regions import MemfdRegion, Region, SystemRegion
 from ..slots import InlineSlot, Slot
 from .inputs import prepared_inputs
@@ -63,7 +65,8 @@ class PreparedRequests:
         pooled: Memory = "memfd" if self._client.address.kind == "local" else "system"
         if self._plan.memory == "none":
             return [self._inline(inputs) for inputs in arrays]
-        if self._plan.memory == pooled and not any(spec.datatype == "BYTES" for spec in self._model.inputs):
+        has_strings = any(spec.datatype == "BYTES" for spec in self._model.inputs)
+        if self._plan.memory == "cuda" or (self._plan.memory == pooled and not has_strings):
             return [self._pooled(inputs) for inputs in arrays]
         layout = RegionLayout(self._model, self._point.batch, arrays)
         return layout.fill(self._region(layout.byte_size))
@@ -71,7 +74,8 @@ class PreparedRequests:
     def _pooled(self, inputs: Mapping[str, Array]) -> Slot:
         batch = self._point.batch if self._model.max_batch_size else None
         shapes = {name: array.shape[1 if batch else 0 :] for name, array in inputs.items()}
-        slot = self._held.enter_context(self._client.buffers(self._model, batch, shapes=shapes))
+        memory: SlotMemory = "cuda" if self._plan.memory == "cuda" else "shared"
+        slot = self._held.enter_context(self._client.buffers(self._model, batch, shapes=shapes, memory=memory))
         for name, array in inputs.items():
             slot.inputs[name][...] = array
         return slot

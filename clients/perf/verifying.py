@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from ...ipc.errors import CallerError, Code, ModelError
+from ..device_arrays import DeviceArray
 from ..models import Array, ModelInfo
 from ..results import InferResult
 from ..slots import Slot
@@ -44,7 +45,8 @@ class IdentityCheck:
     def compare(self, inputs: Mapping[str, Array], result: InferResult) -> None:
         """The same for a request with these inputs."""
         for source, output in zip(self._model.inputs, self._model.outputs, strict=False):
-            found = result.outputs[output.name]
+            placed = result.outputs[output.name]
+            found = placed.read() if isinstance(placed, DeviceArray) else placed
             rows = len(found) if self._model.max_batch_size else 1
             given = inputs[source.name].reshape(rows, -1)
             flat = found.reshape(rows, -1)
@@ -52,5 +54,7 @@ class IdentityCheck:
                 raise ModelError(
                     f"model '{self._model.name}': output '{output.name}' is not input '{source.name}' of the same request"
                 )
-            if found.dtype.kind != "O" and found.flags.writeable:
+            if isinstance(placed, DeviceArray):
+                placed.reshape((placed.size,)).view(np.uint8).write(np.full(placed.nbytes, POISON, np.uint8))
+            elif found.dtype.kind != "O" and found.flags.writeable:
                 flat.view(np.uint8)[...] = POISON
