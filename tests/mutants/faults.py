@@ -13,6 +13,7 @@ import cuda_region_faults
 import delivery_faults
 import device_faults
 import gpu_process_faults
+import kserve_link_faults
 import link_faults
 import load_faults
 import loading_faults
@@ -45,6 +46,7 @@ FAULTS: tuple[Fault, ...] = (
     *perf_faults.FAULTS,
     *perf_command_faults.FAULTS,
     *load_faults.FAULTS,
+    *kserve_link_faults.FAULTS,
     *placement_faults.FAULTS,
     *configuration_faults.FAULTS,
     *cuda_region_faults.FAULTS,

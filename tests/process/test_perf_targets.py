@@ -260,6 +260,11 @@ def test_shared_memory_that_the_server_refuses_is_refused_with_the_way_out(link:
         target.close()
 
 
+def before(error: BaseException) -> list[BaseException]:
+    """What was being handled when it was raised."""
+    return [] if error.__context__ is None else [error.__context__, *before(error.__context__)]
+
+
 def go_on_without_it(kserve: KServe, requests: Requests) -> None:
     requests.send([0, 1])
     kserve.kill()
@@ -277,6 +282,8 @@ def test_a_server_that_vanishes_is_named_and_nothing_is_left(link: Link, memory:
             go_on_without_it(kserve, requests)
         # Then they fail, or the next to be sent
         assert kserve.addresses[link] in lost.value.message and lost.value.code == Code.UNAVAILABLE
+        # And that it is gone is not told to it
+        assert not [error for error in before(lost.value) if isinstance(error, BrokerError)]
         target.close()
 
 

@@ -47,6 +47,7 @@ def test_more_in_flight_than_the_broker_allows_is_refused() -> None:
     [
         ("local", False, None, "memfd"), ("zmq", False, None, "system"), ("zmq", True, None, "none"),
         ("local", False, "system", "system"), ("zmq", False, "none", "none"), ("zmq", True, "none", "none"),
+        ("http", False, None, "none"), ("grpc", False, None, "none"), ("http", False, "system", "system"), ("grpc", False, "cuda", "cuda"),
     ],
 )  # fmt: skip
 def test_memory_that_a_link_can_have(link: Any, is_tcp: bool, asked: Any, found: str) -> None:
@@ -60,6 +61,7 @@ def test_memory_that_a_link_can_have(link: Any, is_tcp: bool, asked: Any, found:
         ("local", False, "none", "none over local: the local link carries no tensors"),
         ("zmq", True, "system", "system over tcp: tcp:// may lead to another machine"),
         ("zmq", True, "memfd", "memfd over tcp"),
+        ("http", False, "memfd", "memfd over http: KServe v2 hands no descriptors over"),
     ],
 )
 def test_memory_that_a_link_cannot_have_is_refused_by_name(link: Any, is_tcp: bool, asked: Any, text: str) -> None:
