@@ -72,11 +72,11 @@ class Stages(NamedTuple):
 
 
 def stages_of(client: ClientTimes, server: ServerCounts) -> Stages:
-    """The stages of a window's requests. Raises CallerError when the broker counted requests that are not the client's."""
+    """The stages of a window's requests. Raises CallerError when the server counted requests that are not the client's."""
     count = client.requests
     if server.succeeded != count:
         raise CallerError(
-            f"the broker counted {server.succeeded} requests while {count} were measured: others use the model, or it was "
+            f"the server counted {server.succeeded} requests while {count} were measured: others use the model, or it was "
             "loaded again; measure a model that nobody else uses",
             Code.UNAVAILABLE,
         )

@@ -60,7 +60,7 @@ def test_a_request_that_the_broker_had_before_its_send_returned_is_not_counted_t
 
 @pytest.mark.parametrize("counted", [1, 3, 0])
 def test_requests_of_others_make_the_stages_unknowable(counted: int) -> None:
-    with pytest.raises(CallerError, match=f"the broker counted {counted} requests while 2 were measured"):
+    with pytest.raises(CallerError, match=f"the server counted {counted} requests while 2 were measured"):
         stages_of(CLIENT, SERVER._replace(succeeded=counted))
 
 
