@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -294,6 +295,15 @@ def test_a_model_or_a_server_that_is_not_there_is_named(addresses: dict[str, str
     assert unknown.value.code == Code.NOT_FOUND
     with pytest.raises(BrokerError, match="127.0.0.1:1"):
         open_target(TargetSpec(link=link, address="127.0.0.1:1", model="numbers"))
+
+
+@pytest.mark.parametrize("link", KSERVE)
+def test_without_tritonclient_it_is_said_what_to_install(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, f"tritonclient.{link}", None)
+    monkeypatch.delitem(sys.modules, f"penstock.clients.perf.targets.kserve_{link}")
+    with pytest.raises(CallerError, match=r"--link .* needs tritonclient, .*: pip install 'penstock\[gateway\]'") as refused:
+        open_target(TargetSpec(link=link, address="127.0.0.1:1", model="m"))
+    assert refused.value.code == Code.UNSUPPORTED
 
 
 # --- HTTP -----------------------------------------------------------------------------------------------------------------
