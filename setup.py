@@ -18,5 +18,6 @@ setup(
         **{name: ["py.typed"] for name in packages if name.split(".")[1] in CODE},
         "penstock.model_repository": ["**/*"],
         "penstock.conf": ["*.toml"],
+        "penstock.clients.report": ["py.typed", "templates/*"],
     },
 )

@@ -17,7 +17,7 @@ from .failures import exit_codes
 
 COMMANDS = (
     "serve", "broker", "worker", "demo", "status", "models", "stats", "top", "regions", "load", "unload", "config",
-    "infer", "perf", "convert", "trace", "timeline", "doctor", "completion", "help", "stop",
+    "infer", "perf", "report", "convert", "trace", "timeline", "doctor", "completion", "help", "stop",
 )  # fmt: skip
 """In the order of `penstock --help`. Command `x` is the function `x` of module `x_command`."""
 

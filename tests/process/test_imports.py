@@ -9,7 +9,7 @@ import sys
 PROGRAM = """
 import importlib, importlib.abc, pkgutil, sys
 
-MISSING = {"cuda", "torch", "tensorrt", "cupy", "onnx", "onnxconverter_common", "onnxscript"}
+MISSING = {"cuda", "torch", "tensorrt", "cupy", "onnx", "onnxconverter_common", "onnxscript", "matplotlib", "jinja2"}
 
 
 class Nowhere(importlib.abc.MetaPathFinder):
@@ -30,6 +30,7 @@ for layer in ("ipc", "runtime", "workers", "clients"):
 
 OF_TORCH = "penstock.clients.convert.torch_modules"
 """Imported by torch_source.py alone, which says what to install (test_convert.py)."""
+OF_REPORTS = ("penstock.clients.report.drawing", "penstock.clients.report.page", "penstock.clients.report.files")
 
 
 def test_without_cuda_torch_and_tensorrt_every_module_can_be_imported_or_says_what_to_install() -> None:
@@ -37,6 +38,11 @@ def test_without_cuda_torch_and_tensorrt_every_module_can_be_imported_or_says_wh
     assert done.returncode == 0, done.stderr
     refused = dict(line.split(" | ", 1) for line in done.stdout.splitlines())
     assert refused.pop(OF_TORCH) == "No module named 'torch'"
+    assert {refused.pop(name) for name in OF_REPORTS} == {
+        f"UNSUPPORTED: a report needs {package}, which cannot be imported (No module named '{package}'): "
+        "pip install 'penstock[report]'"
+        for package in ("matplotlib", "jinja2")
+    }
     backends = {name.removeprefix("penstock.workers.backends.") for name in refused}
     assert backends == {
         "pytorch_cuda", "pytorch_libtorch", "torch_forward", "torch_gpu", "torch_graphs", "torch_models", "torch_settings",

@@ -23,6 +23,8 @@ NEEDED = (
 OPTIONAL = (
     ("torch", "for tensors of torch", "pip install 'penstock[torch]'"),
     ("cryptography", "for the repository agent `decrypt`", "pip install 'penstock[decrypt]'"),
+    ("matplotlib", "for `penstock report`", "pip install 'penstock[report]'"),
+    ("jinja2", "for `penstock report`", "pip install 'penstock[report]'"),
 )
 """(distribution, what it is for, how to get it). Not imported: some take seconds."""
 

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two pages: every figure is on them, nothing of a run is markup, nothing else is needed, and they are the same each time."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from run_documents import offline, row, run
+
+from penstock.clients.perf.run_file import RowRecord, Run
+from penstock.clients.report.markdown import plain
+from penstock.clients.report.reading import numbered
+
+pytest.importorskip("matplotlib", reason="needs matplotlib (the extra `report`)")
+pytest.importorskip("jinja2", reason="needs jinja2 (the extra `report`)")
+
+HOSTILE = "<script>alert(1)</script> \"&' | `x` [a](b) $5 and $6 _u_ 数字\x1b\nnext"
+VOID = {"meta", "wbr"}
+FIGURE = re.compile(r"(-?[\d,]+(?:\.\d+)?)[†‡*\\]*")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fonts(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Found and opened, which matplotlib does once in a process."""
+    written(tmp_path_factory.mktemp("fonts"), run([row()], title="数"), run([row()]))
+
+
+class Page(HTMLParser):
+    """What a browser makes of it, as far as it concerns us."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.cells: list[str] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("td", "th"):
+            self.cells.append("")
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+        if {"td", "th"} & set(self._open):
+            self.cells[-1] += data
+
+
+def written(folder: Path, *runs: Run) -> tuple[str, str]:
+    from penstock.clients.report.files import write_report
+
+    html, markdown = write_report(numbered(runs), folder)
+    return html.read_text(encoding="utf-8"), markdown.read_text(encoding="utf-8")
+
+
+def figures(cells: Sequence[str]) -> set[float]:
+    found = (FIGURE.fullmatch(cell.strip(" *")) for cell in cells)
+    return {float(each[1].replace(",", "")) for each in found if each}
+
+
+def shown(row: RowRecord) -> set[float]:
+    """Every number of a row, with the decimals that a page has."""
+    decimals = {"inferences_per_s": 2, "inferences_per_s_low": 2, "inferences_per_s_high": 2, "client_cpu_percent": 1}
+    values = {name: getattr(row, name) for name in row.__struct_fields__ if not isinstance(getattr(row, name), bool | tuple)}
+    return {round(value, decimals.get(name, 3)) for name, value in values.items() if value is not None}
+
+
+def test_every_figure_of_every_run_is_on_both_pages(tmp_path: Path) -> None:
+    # Given two runs, with rows of every kind
+    runs = (
+        run([*offline((1, 8, 64), (1, 16)), row(2, 1, stable=False), row(4, 1, failed=3)]),
+        run([row(1, 7, 120.5), row(1, 9, 240.0)], load="constant", title="open"),
+    )
+    # When they are reported
+    html, markdown = written(tmp_path, *runs)
+    # Then each of their numbers is in a cell
+    in_html = figures(Page(html).cells)
+    in_markdown = figures([cell for line in markdown.splitlines() if line.startswith("|") for cell in line.split("|")])
+    wanted = {value for each in runs for measured in each.rows for value in shown(measured)}
+    assert len(wanted) > 100
+    assert not wanted - in_html
+    assert not wanted - in_markdown
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
+    html, _ = written(tmp_path, run(), run(title="other"))
+    page = Page(html)
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+    for tag, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on") or name == "src"], tag
+        assert all((value or "").startswith("#") for name, value in attributes.items() if name.endswith("href")), tag
+    assert not re.findall(r"url\((?!#)|@import", html)
+
+
+def test_no_two_things_on_the_page_have_one_name_and_every_reference_leads_to_one(tmp_path: Path) -> None:
+    html, _ = written(tmp_path, run(offline(concurrencies=(1, 4))), run(title="other"))
+    names = re.findall(r' id="([^"]+)"', html)
+    assert len(names) == len(set(names)) > 100
+    referred = set(re.findall(r'href="#([^"]+)"', html)) | set(re.findall(r"url\(#([^)]+)\)", html))
+    assert referred
+    assert referred <= set(names)
+
+
+def test_what_comes_from_a_run_is_never_markup(tmp_path: Path) -> None:
+    # Given a run whose every text is hostile
+    hostile = run(
+        [row(notes=(HOSTILE,)), row(2)], title=HOSTILE, command=HOSTILE, configuration={HOSTILE: HOSTILE},
+        packages={HOSTILE: HOSTILE}, notes=(HOSTILE,), began=HOSTILE,
+    )  # fmt: skip
+    # When it is reported beside another, so that its title is in the legends
+    html, markdown = written(tmp_path, hostile, run())
+    # Then it is text wherever it stands
+    page = Page(html)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "".join(page.text).count("<script>alert(1)</script>") > 5
+    outside_code = re.sub(r"^(`{3,})\n.*?^\1$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    assert "<script" not in outside_code
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in outside_code
+    assert "\x1b" not in html + markdown
+
+
+def test_a_cell_of_a_table_is_one_cell_whatever_is_in_it(tmp_path: Path) -> None:
+    _, markdown = written(tmp_path, run([row(notes=(HOSTILE, "a|b\\|c"))], configuration={"Hardware": "x|y"}))
+    tables = re.findall(r"(?:^\|.*\|\n)+", markdown, re.MULTILINE)
+    assert len(tables) == 5
+    for table in tables:
+        assert len({len(re.split(r"(?<!\\)(?:\\\\)*\|", line)) for line in table.splitlines()}) == 1
+
+
+def test_a_command_with_backticks_stays_in_its_block(tmp_path: Path) -> None:
+    _, markdown = written(tmp_path, run(command="a ```` b"))
+    assert "\n`````\na ```` b\n`````\n" in markdown
+
+
+def test_plain_text_is_what_it_was() -> None:
+    assert plain("a_b*c|d\\e <f>") == r"a\_b\*c\|d\\e &lt;f&gt;"
+
+
+def test_every_plot_of_the_markdown_page_is_a_file_beside_it_that_is_well_formed(tmp_path: Path) -> None:
+    _, markdown = written(tmp_path, run(offline(concurrencies=(1, 4))), run(title=HOSTILE))
+    files = re.findall(r"^!\[.*\]\((.+)\)$", markdown, re.MULTILINE)
+    assert sorted(files) == sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "report").iterdir())
+    for file in files:
+        root = ET.fromstring((tmp_path / file).read_text(encoding="utf-8"))
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert root.attrib["aria-label"]
+
+
+def test_the_same_runs_make_the_same_bytes(tmp_path: Path) -> None:
+    open_loop = run([row(1, 3, 20.0), row(1, 4, 40.0)], title="other", load="poisson")
+    for name in ("a", "b"):
+        written(tmp_path / name, run(offline(concurrencies=(1, 4))), open_loop)
+    first, second = ({path.name: path.read_bytes() for path in (tmp_path / name).rglob("*.*")} for name in ("a", "b"))
+    assert len(first) > 8
+    assert first == second
+
+
+def test_colours_are_those_of_the_ground_on_the_page_and_fixed_in_files(tmp_path: Path) -> None:
+    html, _ = written(tmp_path, run([row(1, stable=False), row(2, failed=1), row(4)]))
+    assert "prefers-color-scheme: dark" in html
+    drawings = re.findall(r"<svg .*?</svg>", html, re.DOTALL)
+    assert drawings
+    assert not [colour for drawing in drawings for colour in re.findall(r"(?:fill|stroke): (#\w+)", drawing)]
+    assert all("var(" not in path.read_text(encoding="utf-8") for path in (tmp_path / "report").iterdir())
+
+
+@pytest.mark.parametrize("rows", [[row()], [row(1, 1, 10.0)], offline((1, 64), tuple(2**power for power in range(12)))])
+def test_few_rows_and_many_can_be_drawn(rows: Sequence[RowRecord], tmp_path: Path) -> None:
+    html, _ = written(tmp_path, *[run(rows, title=str(each)) for each in range(3)])
+    assert "<svg" in html
