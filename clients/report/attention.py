@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from .levels import place_of
 from .reading import NumberedRun, in_a_line
 
+MOST_NAMED = 8
+"""Rows in one sentence; the tables mark them all."""
 NOTHING = "Every run is complete, every row became stable, and no request failed."
 
 
@@ -22,9 +24,11 @@ def _of_run(numbered: NumberedRun, who: str) -> Iterator[str]:
         yield f"{who}Incomplete: it was interrupted or has failed; the {len(run.rows)} rows here were measured before that."
     for note in run.notes:
         yield f"{who}{in_a_line(note)}"
+    unstable = [str(place_of(row)) for row in run.rows if not row.stable]
+    if unstable:
+        named = "; ".join(unstable if len(unstable) <= MOST_NAMED else [*unstable[:MOST_NAMED], "..."])
+        yield f"{who}{len(unstable)} of {len(run.rows)} rows did not become stable (†): {named}."
     for row in run.rows:
-        if not row.stable:
-            yield f"{who}{place_of(row)}: did not become stable within {row.windows} windows."
         if row.failed:
             yield f"{who}{place_of(row)}: {row.failed:,} requests failed; they are in no latency."
         for note in row.notes:

@@ -13,8 +13,8 @@ from .reading import NumberedRun
 from .tables import UNKNOWN, Cell, Marking, Table, figure, signs_of
 
 COMPARISON_NOTE = (
-    "Differences are to the first run that has the row. ≈: the confidence intervals of the throughputs overlap, the difference "
-    "may be chance; latencies have no interval."
+    "Differences are to the first run that has the row. ≈: one of the two is not stable, or the confidence intervals of the "
+    "throughputs overlap: the difference may be chance. Latencies have no interval."
 )
 COMPARED = ("inferences_per_s", "avg_latency_ms", "p99_latency_ms")
 
@@ -24,7 +24,7 @@ class Difference(NamedTuple):
 
     percent: float
     is_better: bool
-    is_clear: bool  # not within what the confidence intervals leave to chance; latencies have none
+    is_clear: bool  # both rows are stable, and the confidence intervals (of throughput, latencies have none) do not overlap
 
     def __str__(self) -> str:
         return f"{self.percent:+.1f} %" + ("" if self.is_clear else " ≈")
@@ -41,12 +41,13 @@ def difference(first: RowRecord, other: RowRecord, key: str) -> Difference | Non
     if not before:
         return None
     percent = (after / before - 1) * 100
+    are_stable = first.stable and other.stable
     if key != "inferences_per_s":
-        return Difference(percent, after < before, is_clear=True)
+        return Difference(percent, after < before, are_stable)
     do_overlap = (
         first.inferences_per_s_low <= other.inferences_per_s_high and other.inferences_per_s_low <= first.inferences_per_s_high
     )
-    return Difference(percent, after > before, is_clear=not do_overlap)
+    return Difference(percent, after > before, are_stable and not do_overlap)
 
 
 def comparison_tables(runs: Sequence[NumberedRun]) -> tuple[Table, ...]:

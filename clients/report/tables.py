@@ -65,7 +65,7 @@ def circumstances_table(runs: Sequence[NumberedRun]) -> Table:
         ("Complete", lambda run: "yes" if run.complete else "no"),
         ("Evaluation mode", lambda run: f"{run.evaluation_mode}, {load_of(run)}"),
     ]
-    asked += [(title, _of_measured(field)) for title, field in MEASURED]
+    asked += [(_in_words(field), _of_measured(field)) for field in Measured.__struct_fields__]
     asked += [
         ("Processor", lambda run: run.machine.processor),
         ("Cores", lambda run: str(run.machine.cores)),
@@ -79,22 +79,19 @@ def circumstances_table(runs: Sequence[NumberedRun]) -> Table:
     return _by_run("Machine, versions and what was measured", runs, asked)
 
 
-MEASURED = (
-    ("Server", "server"), ("Model", "model"), ("Version", "version"), ("Link", "link"), ("Shared memory", "shared_memory"),
-    ("Input data", "input_data"), ("Seed", "seed"), ("Client processes", "processes"),
-)  # fmt: skip
-assert {field for _, field in MEASURED} == set(Measured.__struct_fields__)
+def _in_words(field: str) -> str:
+    return "Client processes" if field == "processes" else field.replace("_", " ").capitalize()
 
 
 def _of_measured(field: str) -> Callable[[Run], str]:
-    return lambda run: str(getattr(run.measured, field))
+    return lambda run: str(getattr(run.measured, field)) or UNKNOWN
 
 
 def _of_packages(name: str) -> Callable[[Run], str]:
     return lambda run: run.packages.get(name, UNKNOWN)
 
 
-LOADS = {"poisson": "Poisson arrivals", "constant": "a constant rate"}
+LOADS = {"poisson": "Poisson arrivals", "constant": "constant rate"}
 
 
 def load_of(run: Run) -> str:
@@ -148,12 +145,11 @@ def _places(run: Run) -> tuple[tuple[str, ...], list[tuple[Cell, ...]]]:
     has_rate = any(row.request_rate is not None for row in run.rows)
     rows = []
     for row in run.rows:
-        texts = [f"{row.batch:,}", f"{row.concurrency:,}"]
-        if has_rate:
-            texts.append(UNKNOWN if row.request_rate is None else number(row.request_rate))
+        rate = UNKNOWN if row.request_rate is None else number(row.request_rate)
+        texts = [f"{row.batch:,}", *([rate] if has_rate else []), f"{row.concurrency:,}"]
         first = Cell(texts[0] + signs_of(row), marking_of(row) or "number")
         rows.append((first, *(Cell(text, "number") for text in texts[1:])))
-    return ("Batch", "Concurrency", *(["Request Rate"] if has_rate else [])), rows
+    return ("Batch", *(["Request Rate"] if has_rate else []), "Concurrency"), rows
 
 
 def figure(value: float, decimals: int) -> str:

@@ -24,6 +24,7 @@ import perf_faults
 import placement_faults
 import priority_faults
 import registry_faults
+import report_faults
 import scheduler_faults
 import shape_faults
 import tensorrt_faults
@@ -47,6 +48,7 @@ FAULTS: tuple[Fault, ...] = (
     *perf_command_faults.FAULTS,
     *load_faults.FAULTS,
     *kserve_link_faults.FAULTS,
+    *report_faults.FAULTS,
     *placement_faults.FAULTS,
     *configuration_faults.FAULTS,
     *cuda_region_faults.FAULTS,
