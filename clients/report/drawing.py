@@ -206,8 +206,7 @@ def _stacks(plot: StackPlot) -> Figure:
     axes.set_xlim(-0.6, len(plot.groups) - 0.4)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
     axes.yaxis.set_major_formatter(_Even())
-    axes.margins(y=0.08)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(sum(bar.parts) for group in plot.groups for bar in group.bars) or 1)
     handles = [Patch(facecolor=STAGES[part].light, label=name) for part, name in enumerate(plot.parts)]
     figure.legend(handles=handles, loc="outside upper left", ncols=columns)
     return figure

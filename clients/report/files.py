@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..perf.run_file import replace_text
 from .contents import contents_of
 from .drawing import draw
 from .markdown import markdown
@@ -16,14 +17,14 @@ NAME = "report"
 
 
 def write_report(runs: Sequence[NumberedRun], folder: Path, title: str = "") -> tuple[Path, Path]:
-    """Replaces what an earlier report of this folder has left. The two pages. Raises OSError and CallerError."""
+    """The two pages' paths. Files of the same names are replaced, each at once. Raises OSError and CallerError."""
     contents = contents_of(runs, title)
     drawings = {plot.name: draw(plot) for plot in contents.plots}
     plots = folder / NAME
     plots.mkdir(parents=True, exist_ok=True)
     for name, svg in drawings.items():
-        (plots / f"{name}.svg").write_text(svg, encoding="utf-8")
+        replace_text(plots / f"{name}.svg", svg)
     pages = folder / f"{NAME}.html", folder / f"{NAME}.md"
-    pages[0].write_text(page(contents, drawings), encoding="utf-8")
-    pages[1].write_text(markdown(contents, {name: f"{NAME}/{name}.svg" for name in drawings}), encoding="utf-8")
+    replace_text(pages[0], page(contents, drawings))
+    replace_text(pages[1], markdown(contents, {name: f"{NAME}/{name}.svg" for name in drawings}))
     return pages

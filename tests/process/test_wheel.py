@@ -68,6 +68,7 @@ def test_the_wheel_holds_code_types_models_and_configuration(wheel: Path) -> Non
     assert {f"penstock/{path}" for path in models} <= names
     assert "penstock/model_repository/digits/1/model.onnx" in names
     assert "penstock/conf/penstock.toml" in names
+    assert {f"penstock/clients/report/templates/{name}" for name in ("page.html", "style.css")} <= names
     (published,) = (name for name in names if name.endswith(".dist-info/entry_points.txt"))
     assert b"checksum = penstock.runtime.agents.checksum:Checksum" in zipfile.ZipFile(wheel).read(published)
 

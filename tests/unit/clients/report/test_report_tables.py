@@ -20,7 +20,6 @@ from penstock.clients.report.tables import (
     summary_table,
 )
 
-
 LARGE = {
     "inferences_per_s": 9e9, "inferences_per_s_low": 9e9, "inferences_per_s_high": 9e9, "avg_latency_ms": 9e9,
     "p99_latency_ms": 9e9,
