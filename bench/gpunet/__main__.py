@@ -75,7 +75,7 @@ def run(asked: Settings) -> None:
     weights = describe(asked)
     asked.results.mkdir(parents=True, exist_ok=True)
     notes = [weights, *convert(asked)]
-    with serving(asked.repository, "--strict") as server:
+    with serving(asked.repository, "--strict", "--log-level", "warning") as server:
         for mode in ("offline", "online"):
             say(f"measuring {mode}")
             steps.run_file(asked, mode).unlink(missing_ok=True)
