@@ -32,7 +32,7 @@ from . import steps
 from .refusals import refusals
 from .settings import Settings, settings_of
 
-DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, REFUSED, DIFFERS, INTERRUPTED = 0, 1, 2, 3, 130
 BENCH = Path(__file__).resolve().parents[1]
 SURVEY_S = 60.0
 
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse([str(error)])
     except StepFailed as failed:
         say(str(failed))
-        return failed.status if failed.status > 0 else FAILED
+        return DIFFERS if failed.status == DIFFERS else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     return DONE

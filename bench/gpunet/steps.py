@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from penstock.clients.perf.run_file import read_run, write_run
+from penstock.clients.perf.run_file import read_run, replace_text
+from penstock.clients.perf.run_keeping import TEXTS
 
 from .settings import Settings
 
@@ -47,7 +48,7 @@ def perf_command(asked: Settings, mode: Mode, address: str) -> list[str]:
     if mode == "offline":
         command += ["--batch-sizes", *map(str, asked.batch_sizes), "--concurrency", "1"]
     else:
-        command += ["--batch-sizes", "1", "--concurrency", *map(str, asked.concurrencies)]
+        command += ["--concurrency", *map(str, asked.concurrencies)]
     command += ["--shared-memory", "system", "--input-data", "random", "--warmup", str(asked.warmup)]
     command += ["--measurement-interval-ms", str(asked.interval_ms), "--max-trials", str(asked.max_trials)]
     for name, value in labels(asked).items():
@@ -91,8 +92,9 @@ def compared(converted: Mapping[str, Any]) -> Iterator[str]:
 
 
 def note(asked: Settings, mode: Mode, notes: Sequence[str]) -> None:
-    """Adds notes to what was measured, so that the report says them. Raises OSError and CallerError."""
+    """Adds notes to what was measured, so that its files and the report say them. Raises OSError and CallerError."""
     path = run_file(asked, mode)
     run = read_run(path)
-    title = f"GPUNet {asked.variant}, {mode}"
-    write_run(msgspec.structs.replace(run, title=title, notes=(*run.notes, *notes)), path)
+    noted = msgspec.structs.replace(run, title=f"GPUNet {asked.variant}, {mode}", notes=(*run.notes, *notes))
+    for suffix, text_of in TEXTS.items():
+        replace_text(path.with_suffix(suffix), text_of(noted))

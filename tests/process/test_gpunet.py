@@ -16,12 +16,22 @@ from penstock.clients.perf.run_file import read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ROOT / "bench" / "gpunet" / "run.sh"
-WITHIN_S = 100.0
+WITHIN_S = 280.0
 
 TINY = [
     {"layer_type": "data", "img_resolution": 32, "distill": False},
     {"layer_type": "head", "num_in_channels": 3, "num_out_channels": 8, "act": "relu"},
-    {"layer_type": "irb", "num_in_channels": 8, "num_out_channels": 8, "stride": 1, "expansion": 4, "kernel_size": 5, "act": "relu", "use_se": False, "stage": 1},
+    {
+        "layer_type": "irb",
+        "num_in_channels": 8,
+        "num_out_channels": 8,
+        "stride": 1,
+        "expansion": 4,
+        "kernel_size": 5,
+        "act": "relu",
+        "use_se": False,
+        "stage": 1,
+    },
     {"layer_type": "tail", "num_in_channels": 8, "num_out_channels": 16, "num_classes": 10},
 ]
 
@@ -49,6 +59,7 @@ def tiny(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.timeout(300)
 @needs_torch
 @needs_report
 def test_one_command_makes_a_served_model_and_its_tables(tmp_path: Path, tiny: Path) -> None:
@@ -79,12 +90,14 @@ def test_one_command_makes_a_served_model_and_its_tables(tmp_path: Path, tiny: P
             assert measured.configuration[key] == value
     # And nobody can take the weights for trained ones, nor overlook what was compared
     report = (tmp_path / "results" / "report.html").read_text()
-    assert all("RANDOM WEIGHTS (seed 0)" in text for text in (done.stdout, report, offline.notes[0], online.notes[0]))
+    tables = [(tmp_path / "results" / f"{mode}.md").read_text() for mode in ("offline", "online")]
+    assert all("RANDOM WEIGHTS (seed 0)" in text for text in (done.stdout, report, *tables))
     compared = [note for note in online.notes if "differs from torch" in note]
     assert [note.split(":")[0] for note in compared] == ["onnx fp32, converted", "onnx fp32, served"]
     assert "GPUNet tiny, offline" in report
 
 
+@pytest.mark.timeout(300)
 @needs_torch
 def test_a_model_that_differs_by_more_than_is_allowed_is_not_measured(tmp_path: Path, tiny: Path) -> None:
     done = run(tmp_path, "--quick", CONFIG=str(tiny), PRECISION="fp16", ATOL="0", RTOL="0")
