@@ -87,10 +87,10 @@ def gpunet() -> Iterator[Any]:
     """The modules of bench/gpunet, which is no package that is installed."""
     sys.path.insert(0, str(BENCH))
     try:
-        from gpunet import checkpoints, configuration, model, network
+        from gpunet import blocks, checkpoints, configuration, model, network
     finally:
         sys.path.remove(str(BENCH))
-    yield SimpleNamespace(checkpoints=checkpoints, configuration=configuration, model=model, network=network)
+    yield SimpleNamespace(blocks=blocks, checkpoints=checkpoints, configuration=configuration, model=model, network=network)
     for name in [name for name in sys.modules if name.split(".")[0] == "gpunet"]:
         del sys.modules[name]
 
@@ -211,6 +211,17 @@ def test_with_random_weights_scores_depend_on_the_image_and_are_the_same_every_t
     assert float((first - second).std()) > 0.1 * float(first.std()) > 0.01
     assert torch.equal(first, again)
     assert one.weights.startswith("RANDOM WEIGHTS (seed 0)")
+    # And what is normalised has the mean and the variance that it is normalised by
+    convolution, norm, *_ = one.network.network[0].net
+    with torch.no_grad():
+        seen = convolution(torch.rand(16, 3, 32, 32)).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(norm.running_mean, seen.mean(1), rtol=0.1, atol=0.05)
+    torch.testing.assert_close(norm.running_var, seen.var(1), rtol=0.1, atol=0.05)
+
+
+def test_channels_are_rounded_to_eights_but_not_down_by_more_than_a_tenth(gpunet: Any) -> None:
+    found = {channels: gpunet.blocks.divisible(channels) for channels in (1, 8, 10, 11.9, 12, 19, 2017.28, 5216.64)}
+    assert found == {1: 8, 8: 8, 10: 16, 11.9: 16, 12: 16, 19: 24, 2017.28: 2016, 5216.64: 5216}
 
 
 def test_nvidias_checkpoints_are_read(gpunet: Any, tmp_path: Path) -> None:
