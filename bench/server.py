@@ -59,7 +59,7 @@ def serving(repository: Path, *options: str) -> Iterator[Server]:
                 stderr=output,
             )
         try:
-            _wait_until_ready(process, links["local"])
+            _wait_until_ready(process, links["local"], log)
             yield Server(process.pid, links, log)
         except BaseException:
             print(log.read_text(errors="replace"), file=sys.stderr)
@@ -68,12 +68,17 @@ def serving(repository: Path, *options: str) -> Iterator[Server]:
             _stop(process)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], address: str) -> None:
+def _wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    """With one instance a model is ready, and says so to clients; the broker's own line says that all instances are up."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not _is_ready(address):
+    while not (_is_said(log) and _is_ready(address)):
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"the broker is not ready (exit code {process.poll()})")
         time.sleep(0.05)
+
+
+def _is_said(log: Path) -> bool:
+    return any(line.startswith("ready: ") for line in log.read_text(errors="replace").splitlines())
 
 
 def _is_ready(address: str) -> bool:

@@ -74,7 +74,7 @@ def run(asked: Settings) -> None:
     began = time.monotonic()
     weights = describe(asked)
     asked.results.mkdir(parents=True, exist_ok=True)
-    notes = [weights, *convert(asked)]
+    notes = [weights, *convert(asked)[-1:]]
     with serving(asked.repository, "--strict", "--log-level", "warning") as server:
         for mode in ("offline", "online"):
             say(f"measuring {mode}")
@@ -106,11 +106,13 @@ def describe(asked: Settings) -> str:
 
 
 def convert(asked: Settings) -> list[str]:
-    """What was compared, in words."""
+    """What was compared, in words: last what was served."""
     say(f"converting to {asked.format} {asked.precision}")
-    output = command("convert", steps.convert_command(asked), is_read=True)
-    found: dict[str, Any] = json.loads(output)
-    return list(steps.compared(found))
+    found: dict[str, Any] = json.loads(command("convert", steps.convert_command(asked), is_read=True))
+    compared = list(steps.compared(found))
+    for line in compared:
+        say(line)
+    return compared
 
 
 def command(step: str, words: Sequence[str], is_read: bool = False) -> str:
