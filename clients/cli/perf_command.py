@@ -123,10 +123,10 @@ def _run_to_be(name: str, found: Opened, plan: Plan, labels: dict[str, str]) -> 
 def _measured(found: Opened, plan: Plan, kept: KeptRun) -> CommandFailed | None:
     """Measures every row and keeps it; what ended that before the last one, if something did."""
     from ..perf.measuring import Measurer
-    from ..perf.run_tables import record_of
+    from ..perf.run_tables import most_within, record_of
     from .perf_progress import shown
 
-    began = time.monotonic()
+    began, threshold_ms = time.monotonic(), plan.latency_threshold_ms
     try:
         with shown(plan) as progress:
             for row in Measurer(found.target, plan, progress.say, progress.note).rows():
@@ -134,8 +134,11 @@ def _measured(found: Opened, plan: Plan, kept: KeptRun) -> CommandFailed | None:
                 with _writing():
                     kept.add(record, time.monotonic() - began)
                 progress.add(record)
+        found_out = [] if threshold_ms is None else most_within(kept.run.rows, threshold_ms)
         with _writing():
-            kept.end()
+            kept.end(found_out)
+        for note in found_out:
+            click.echo(f"penstock: {note}", err=True)
     except KeyboardInterrupt:
         count = len(kept.run.rows)
         return Interrupted(f"interrupted after {count} row{'' if count == 1 else 's'}")

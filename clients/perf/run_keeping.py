@@ -47,9 +47,9 @@ class KeptRun:
         self._run = msgspec.structs.replace(self._run, rows=(*self._run.rows, row), seconds=round(seconds, 1))
         self._write()
 
-    def end(self) -> None:
-        """All was measured."""
-        self._run = msgspec.structs.replace(self._run, complete=True)
+    def end(self, notes: Sequence[str] = ()) -> None:
+        """All was measured; `notes` are what came out."""
+        self._run = msgspec.structs.replace(self._run, complete=True, notes=(*self._run.notes, *notes))
         self._write()
 
     def stop(self, why: str) -> None:

@@ -38,6 +38,19 @@ def record_of(row: Row) -> RowRecord:
     )  # fmt: skip
 
 
+def most_within(rows: Sequence[RowRecord], threshold_ms: float) -> list[str]:
+    """What a search has found: the most load of each batch size at which the p95 latency did not exceed the threshold."""
+    found = []
+    for batch in dict.fromkeys(row.batch for row in rows):
+        within = [row for row in rows if row.batch == batch and row.p95_latency_ms <= threshold_ms]
+        if within:
+            best = max(within, key=lambda row: row.request_rate or row.concurrency)
+            found.append(f"the most load with a p95 latency within {threshold_ms:g} ms: {place_of(best)}")
+        else:
+            found.append(f"no load that was measured has a p95 latency within {threshold_ms:g} ms: batch {batch}")
+    return found
+
+
 def columns_of(run: Run) -> tuple[Shown, ...]:
     """In the order of Triton's perf_analyzer, with what is left over at the end; of an open loop also the rate asked for."""
     return _FIGURES if run.load == "closed loop" else (_FIGURES[0], REQUEST_RATE, *_FIGURES[1:])

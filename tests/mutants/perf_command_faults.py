@@ -90,6 +90,13 @@ FAULTS = (
         (f"{TABLE}test_a_plan_says_whether_graphs_are_captured",),
     ),
     Fault(
+        "a search has found what it tried last",
+        TABLES,
+        "best = max(within, key=lambda row: row.request_rate or row.concurrency)",
+        "best = within[-1]",
+        (f"{FILES}test_a_search_has_found_the_most_load_of_each_batch_size_that_is_within_the_threshold",),
+    ),
+    Fault(
         "text of users ends a cell",
         TABLES,
         '.replace("|", "\\\\|")',

@@ -114,7 +114,9 @@ def test_two_client_processes_share_the_load(broker: RunningBroker, tmp_path: Pa
 def test_a_search_ends_at_the_most_that_is_within_the_threshold(broker: RunningBroker, tmp_path: Path) -> None:
     """Given a threshold that nothing exceeds; then the largest load is the answer, and nothing between is tried."""
     words = ("--concurrency", "2", "4", "8", "--latency-threshold-ms", "1e6", "--binary-search")
-    assert [row.concurrency for row in run_of(broker, tmp_path, *ONLINE, *words, *FEW).rows] == [2, 8]
+    found = run_of(broker, tmp_path, *ONLINE, *words, *FEW)
+    assert [row.concurrency for row in found.rows] == [2, 8]
+    assert found.notes == ("the most load with a p95 latency within 1e+06 ms: batch 1, concurrency 8",)
 
 
 def test_the_document_on_standard_output_is_the_one_in_the_file(broker: RunningBroker, tmp_path: Path) -> None:

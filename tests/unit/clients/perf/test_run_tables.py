@@ -15,7 +15,7 @@ from penstock.clients.perf.figures import COLUMNS, Row, document
 from penstock.clients.perf.percentiles import Latencies
 from penstock.clients.perf.run_file import Machine, Measured, Run, read_run, write_run
 from penstock.clients.perf.run_keeping import KeptRun
-from penstock.clients.perf.run_tables import columns_of, csv_text, markdown_text, record_of
+from penstock.clients.perf.run_tables import columns_of, csv_text, markdown_text, most_within, record_of
 from penstock.clients.perf.stages import Stages
 from penstock.ipc.errors import CallerError
 
@@ -84,6 +84,19 @@ def test_a_record_has_the_figures_of_its_row_under_the_same_names() -> None:
     assert msgspec.structs.asdict(record) | document(ROW) == msgspec.structs.asdict(record)
     assert (record.inferences_per_s_low, record.inferences_per_s_high) == (1200.0, 1270.0)
     assert (record.failed, record.client_cpu_percent, record.notes) == (1, 55.5, ("a note",))
+
+
+def test_a_search_has_found_the_most_load_of_each_batch_size_that_is_within_the_threshold() -> None:
+    # Given rows whose p95 latency is 1.4 ms, and one that is slower
+    slow = ROW._replace(concurrency=9, latencies=LATENCIES._replace(p95_ns=1_400_001))
+    rows = [slow, ROW._replace(concurrency=5), ROW._replace(concurrency=2), ROW._replace(batch=1, request_rate=12.5)]
+    # Then what is found is the largest that is not slower, however the search came by it
+    found = most_within(list(map(record_of, rows)), 1.4)
+    assert found == [
+        "the most load with a p95 latency within 1.4 ms: batch 8, concurrency 5",
+        "the most load with a p95 latency within 1.4 ms: batch 1, 12.5 requests/s",
+    ]
+    assert most_within([record_of(slow)], 1.4) == ["no load that was measured has a p95 latency within 1.4 ms: batch 8"]
 
 
 # --- the Markdown page -------------------------------------------------------------------------------------------------------
