@@ -52,6 +52,16 @@ class Arrivals(NamedTuple):
         times: npt.NDArray[np.int64] = np.cumsum(gaps).astype(np.int64)
         return times
 
+    def length_ns(self, times: npt.NDArray[np.int64], requests: int) -> int:
+        """The length of a window of so many requests, with these times.
+
+        Of constant times to the end of the last interval. Of a Poisson process to the last request, since n of them have n gaps:
+        the mean length, where they happen to come fast, would look like a rate that was not reached.
+        """
+        if self.distribution == "constant" or not len(times):
+            return int(requests / self.rate * 1e9)
+        return max(int(times[-1]), 1)
+
     def _turns(self, count: int) -> npt.NDArray[np.int64]:
         times: npt.NDArray[np.int64] = (np.arange(self.share.number, count, self.share.of) * (1e9 / self.rate)).astype(np.int64)
         return times

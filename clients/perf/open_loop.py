@@ -55,7 +55,7 @@ class OpenLoop:
         """Begins with nothing in flight and ends so. Raises PenstockError where nothing more can be sent."""
         if stint.requests:
             offsets = self._arrivals.first(stint.requests, stint.number)
-            duration_ns = int(stint.requests / self._arrivals.rate * 1e9)
+            duration_ns = self._arrivals.length_ns(offsets, stint.requests)
         else:
             offsets = self._arrivals.within(stint.duration_ns, stint.number)
             duration_ns = stint.duration_ns

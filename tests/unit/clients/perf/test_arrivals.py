@@ -55,6 +55,21 @@ def test_so_many_requests_are_split_among_shares(distribution: Distribution) -> 
     assert counts == [3, 3, 2]
 
 
+def test_a_window_of_so_many_requests_is_as_long_as_their_times() -> None:
+    # Given windows of twenty requests at 100/s, of which some come faster and some slower
+    arrivals = Arrivals(100, "poisson", 3)
+    rates = []
+    for window in range(500):
+        times = arrivals.first(20, window)
+        assert arrivals.length_ns(times, 20) == times[-1]
+        rates.append(arrivals.length_ns(times, 20) / 20)
+    # Then a request takes a hundredth of a second in the mean
+    assert np.mean(rates) == pytest.approx(SECOND / 100, rel=0.03)
+    # And of constant times exactly, the interval of the last one included
+    constant = Arrivals(100, "constant", 0)
+    assert constant.length_ns(constant.first(20, 0), 20) == SECOND // 5
+
+
 def test_the_same_seed_gives_the_same_times_and_each_window_its_own() -> None:
     one = Arrivals(100, "poisson", 1).within(SECOND, 0)
     assert np.array_equal(one, Arrivals(100, "poisson", 1).within(SECOND, 0))
