@@ -18,10 +18,14 @@ from penstock.clients.perf.run_file import write_run
 TIMEOUT_S = 60
 
 
-def penstock(*words: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "penstock.clients.cli", "report", *map(str, words)]
+SAMPLES = Path(__file__).resolve().parents[2] / "model_repository"
+FEW = ("--measurement-request-count", "12", "--max-trials", "3", "--warmup", "3")
+
+
+def penstock(*words: object, command: str = "report", **variables: str) -> subprocess.CompletedProcess[str]:
+    command_line = [sys.executable, "-m", "penstock.clients.cli", command, *map(str, words)]
     environment = {**os.environ, **variables}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+    return subprocess.run(command_line, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
 
 
 @pytest.fixture
@@ -42,6 +46,34 @@ def test_a_folder_of_runs_gets_its_report(results: Path) -> None:
     drawn = re.findall(r"\((report/.+?\.svg)\)", (results / "report.md").read_text(encoding="utf-8"))
     assert len(drawn) == 4
     assert all((results / file).exists() for file in drawn)
+
+
+def test_what_perf_keeps_can_be_reported(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra `report`")
+    # Given what `penstock perf` has measured and written
+    words = (
+        "digits",
+        "--batch-sizes",
+        "1",
+        "8",
+        "--serve",
+        SAMPLES,
+        "--result-dir",
+        tmp_path,
+        "--label",
+        "Precision=FP32",
+        *FEW,
+    )
+    measured = penstock(*words, command="perf")
+    assert measured.returncode == 0, measured.stderr
+    # When it is reported
+    done = penstock(tmp_path)
+    # Then its rows and its labels are there
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| Precision | FP32 |" in text
+    results = text.split("### Results")[1].split("### How sure")[0]
+    assert re.findall(r"^\| \**(\d+)", results, re.MULTILINE) == ["1", "8"]
 
 
 def test_making_it_again_does_not_take_the_report_for_a_run(results: Path) -> None:
