@@ -108,7 +108,7 @@ def built(gpunet: Any, layers: list[dict[str, Any]]) -> Any:
 @pytest.mark.parametrize(
     ("variant", "parameters", "macs"),
     [
-        ("0.65ms", 11_885_432, 3_254_209_280),  # the paper's Table: 11.9 million parameters, 3.25 billion
+        ("0.65ms", 11_885_432, 3_254_209_280),
         ("0.8ms-D", 39_905_672, 3_241_678_272),  # not published; what the configuration comes to
         ("1.25ms-D", 10_589_859, 4_289_640_427),  # 10.6 million parameters are published
     ],
