@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the peers in bench/cache/peers, from public packages only, and starts each of them once to see that it answers.
+
+What is there already is left as it is. A peer that cannot be had here is named with its reason and costs the others nothing.
+Nobody has to be root, and nothing outside of that folder changes.
+
+usage: build.py [--only triton|perf_analyzer|mosec]
+
+Exit status: 0 every peer answers; 1 some do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from peers.environments import (
+    ANALYZER,
+    AnalyzerFiles,
+    TritonFiles,
+    UnavailableError,
+    analyzer_environment,
+    mosec_environment,
+    server_environment,
+)
+from peers.repositories import MODELS
+from peers.servers import CACHED_LOGS, mosec, mosec_scores, triton, triton_scores
+
+EXPECTED = [float(number) for number in range(10)]
+ATTEMPT_S = 60.0
+
+
+def build_triton() -> str:
+    environment = server_environment()
+    environment.build(print)
+    files = TritonFiles(environment)
+    files.complete()
+    with triton(CACHED_LOGS / "build") as served:
+        for model in MODELS:
+            scores = triton_scores(served.addresses["http"], model, len(EXPECTED))
+            if len(scores) != len(EXPECTED) or (model == "identity" and scores != EXPECTED):
+                raise UnavailableError(f"{model} answered {scores} to a row of 0, 1, 2, ...")
+        return f"tritonserver {served.version} answers for {', '.join(MODELS)}"
+
+
+def build_analyzer() -> str:
+    """Its libraries come from Triton's wheel, and it is tried on that server."""
+    environment, server = analyzer_environment(), server_environment()
+    environment.build(print)
+    server.build(print)
+    files, triton_files = AnalyzerFiles(environment), TritonFiles(server)
+    triton_files.complete()
+    files.complete(triton_files)
+    with triton(CACHED_LOGS / "build") as served:
+        command = [str(files.program), "-m", "identity", "-u", served.addresses["http"], "--request-count", "50"]
+        said = subprocess.run(
+            [*command, "--shared-memory", "system"],
+            env=files.variables(), capture_output=True, text=True, check=False, timeout=ATTEMPT_S,
+        )  # fmt: skip
+    if said.returncode or "Throughput" not in said.stdout:
+        raise UnavailableError(f"perf_analyzer ended with {said.returncode}: {(said.stdout + said.stderr).strip()}")
+    return f"perf_analyzer of {ANALYZER} measures"
+
+
+def build_mosec() -> str:
+    mosec_environment().build(print)
+    with mosec(CACHED_LOGS / "build") as served:
+        scores = mosec_scores(served.addresses["http"])
+    if scores != EXPECTED:
+        raise UnavailableError(f"mosec answered {scores} instead of {EXPECTED}")
+    return f"mosec {served.version} answers"
+
+
+PEERS: dict[str, Callable[[], str]] = {"triton": build_triton, "perf_analyzer": build_analyzer, "mosec": build_mosec}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The peers, in bench/cache/peers.")
+    parser.add_argument("--only", choices=PEERS)
+    chosen = parser.parse_args().only
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is what the interpreter made
+    failed = 0
+    for name in [chosen] if chosen else PEERS:
+        try:
+            print(f"{name}: {PEERS[name]()}")
+        except (UnavailableError, OSError, subprocess.TimeoutExpired) as error:
+            failed += 1
+            print(f"{name}: not available: {error}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
