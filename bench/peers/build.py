@@ -29,10 +29,10 @@ from peers.environments import (
     mosec_environment,
     server_environment,
 )
-from peers.repositories import MODELS
+from peers.repositories import FLOATS, MODELS, row
 from peers.servers import CACHED_LOGS, mosec, mosec_scores, triton, triton_scores
 
-EXPECTED = [float(number) for number in range(10)]
+EXPECTED = [float(number) for number in range(FLOATS)]
 ATTEMPT_S = 60.0
 
 
@@ -43,9 +43,9 @@ def build_triton() -> str:
     files.complete()
     with triton(CACHED_LOGS / "build") as served:
         for model in MODELS:
-            scores = triton_scores(served.addresses["http"], model, len(EXPECTED))
-            if len(scores) != len(EXPECTED) or (model == "identity" and scores != EXPECTED):
-                raise UnavailableError(f"{model} answered {scores} to a row of 0, 1, 2, ...")
+            scores = triton_scores(served.addresses["http"], model, row())
+            if len(scores) != MODELS[model] or (model == "identity" and scores != EXPECTED):
+                raise UnavailableError(f"{model} answered {scores[:10]} to a row of 0, 1, 2, ...")
         return f"tritonserver {served.version} answers for {', '.join(MODELS)}"
 
 

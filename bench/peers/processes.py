@@ -9,10 +9,10 @@ import socket
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from measurement import children_of, cpu_ns
 
@@ -21,6 +21,8 @@ from .environments import UnavailableError
 STOP_S = 10.0
 POLL_S = 0.05
 SAMPLE_S = 0.2
+WORKING = 0.2
+"""Of the most that the server uses: with more it is under load."""
 
 
 class CommandError(Exception):
@@ -101,23 +103,25 @@ def cores_used(before: Mapping[int, int], after: Mapping[int, int], elapsed_ns: 
     return sum(after[pid] - before[pid] for pid in before.keys() & after.keys()) / elapsed_ns
 
 
-@dataclass(frozen=True)
-class Usage:
-    """Cores that a server and its client used while the load ran: the median over fifths of a second.
-
-    Starting and ending take less than half of a measurement, so that a median does not see them.
-    """
+class Usage(NamedTuple):
+    """Cores that a server and its client used."""
 
     server_cores: float
     client_cores: float
+
+
+def under_load(samples: Sequence[Usage]) -> Usage:
+    """The medians of the samples in which the server worked: a client that starts up or ends uses cores, and loads nobody."""
+    peak = max((sample.server_cores for sample in samples), default=0.0)
+    working = [sample for sample in samples if sample.server_cores > WORKING * peak] or [Usage(0.0, 0.0)]
+    return Usage(*(round(statistics.median(values), 3) for values in zip(*working, strict=True)))
 
 
 def loaded(
     command: Sequence[str], log: Path, server_pid: int, limit_s: float, variables: Mapping[str, str] | None = None
 ) -> Usage:
     """Runs a load generator to its end, and watches what server and client use. Raises CommandError."""
-    server: list[float] = []
-    client: list[float] = []
+    samples: list[Usage] = []
     with running(command, log, variables, signal.SIGINT) as process:
         deadline = time.monotonic() + limit_s
         now, of_server, of_client = time.monotonic_ns(), tree_cpu_ns(server_pid), tree_cpu_ns(process.pid)
@@ -126,11 +130,11 @@ def loaded(
                 raise CommandError(f"{Path(command[0]).name} did not end within {limit_s:.0f} s: {last_lines(log)}")
             then, server_then, client_then = now, of_server, of_client
             now, of_server, of_client = time.monotonic_ns(), tree_cpu_ns(server_pid), tree_cpu_ns(process.pid)
-            server.append(cores_used(server_then, of_server, now - then))
-            client.append(cores_used(client_then, of_client, now - then))
+            elapsed = now - then
+            samples.append(Usage(cores_used(server_then, of_server, elapsed), cores_used(client_then, of_client, elapsed)))
     if process.returncode:
         raise CommandError(f"{Path(command[0]).name} ended with {process.returncode}: {last_lines(log)}")
-    return Usage(_median(server), _median(client))
+    return under_load(samples)
 
 
 def _still_runs(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
@@ -139,8 +143,3 @@ def _still_runs(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
     except subprocess.TimeoutExpired:
         return True
     return False
-
-
-def _median(values: Iterable[float]) -> float:
-    known = list(values)
-    return round(statistics.median(known), 3) if known else 0.0

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 import models
+import numpy as np
 
 from .environments import CACHE
 
 SOURCES = Path(__file__).resolve().parent / "triton_models"
 MAX_ROWS = 64
-ROW_BYTES = 602112
-MODELS = {"identity": 10, "resnet50_shaped": 1000}
+ROW_BYTES, FLOATS = 602112, 10
+MODELS = {"identity": FLOATS, "resnet50_shaped": 1000}
 """Model -> floats of a row that it answers."""
 OWN_BACKENDS = {"identity": 'backend: "identity"', "resnet50_shaped": 'platform: "onnxruntime_onnx"'}
 TRITON_BACKEND = 'backend: "python"'
@@ -48,3 +49,8 @@ def repository(server: Literal["penstock", "triton"], instances: int = 1, cache:
             place.unlink(missing_ok=True)
             os.link(models.repository("real_model") / name / "1" / "model.onnx", place)
     return root
+
+
+def row() -> bytes:
+    """One row of the identity model: 0, 1, 2, ..."""
+    return np.arange(ROW_BYTES // 4, dtype=np.float32).tobytes()

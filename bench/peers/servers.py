@@ -16,11 +16,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import server as own
+
+from penstock.clients import Client
 
 from .environments import CACHE, MOSEC, TritonFiles, UnavailableError, mosec_environment, server_environment
 from .processes import free_ports, running, tree_cpu_ns, wait_until
-from .repositories import ROW_BYTES, repository
+from .repositories import repository, row
 
 HOST = "127.0.0.1"
 START_S = 180.0
@@ -110,11 +113,6 @@ def has_gateway() -> bool:
     return "--http-port" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def row() -> bytes:
-    """One row of the identity model: 0, 1, 2, ..."""
-    return np.arange(ROW_BYTES // 4, dtype=np.float32).tobytes()
-
-
 def fetched(url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes:
     """Raises OSError where nobody answers, UnavailableError with the server's words where it refuses."""
     request = urllib.request.Request(url, body, headers=dict(headers or {}))
@@ -134,15 +132,20 @@ def answers(url: str, body: bytes | None = None) -> bool:
     return True
 
 
-def triton_scores(address: str, model: str, count: int) -> list[float]:
-    """What a model answers to `row()`, over Triton's HTTP with binary tensors: the first `count` floats."""
-    tensor = {"name": "image", "datatype": "FP32", "shape": [1, 3, 224, 224], "parameters": {"binary_data_size": ROW_BYTES}}
+def triton_scores(address: str, model: str, image: bytes) -> list[float]:
+    """What a model answers to one image, over Triton's HTTP."""
+    tensor = {"name": "image", "datatype": "FP32", "shape": [1, 3, 224, 224], "parameters": {"binary_data_size": len(image)}}
     header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": False}}).encode()
     answer = fetched(
-        f"http://{address}/v2/models/{model}/infer", header + row(), {"Inference-Header-Content-Length": str(len(header))}
+        f"http://{address}/v2/models/{model}/infer", header + image, {"Inference-Header-Content-Length": str(len(header))}
     )
-    numbers: list[float] = json.loads(answer)["outputs"][0]["data"][:count]
+    numbers: list[float] = json.loads(answer)["outputs"][0]["data"]
     return numbers
+
+
+def penstock_scores(address: str, model: str, image: npt.NDArray[np.float32]) -> list[float]:
+    with Client(address) as client:
+        return [float(number) for number in client.infer(model, {"image": image}).outputs["scores"].ravel()]
 
 
 def mosec_scores(address: str) -> list[float]:
