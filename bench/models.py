@@ -11,6 +11,7 @@ usage: models.py      builds all, prints where they are
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before it is imported: see workers/backends/onnx_sessions.py
+
+import onnxruntime
 
 CACHE = Path(__file__).resolve().parent / "cache"
 OPSET, IR_VERSION = 13, 8

@@ -24,9 +24,9 @@ WINDOWS = 3
 ANY_PERCENT = "999"
 """Of instability, which is accepted."""
 LONGER = {"identity": 1.0, "resnet50_shaped": 4.0}
-"""How many times --seconds a measurement of a model lasts: 64 rows of a real one take seconds."""
-LARGE_ROWS, LARGE_LONGER = 4096, 2.0
-"""So many rows in flight, and more, take twice that."""
+"""How many times --seconds a measurement of a model lasts."""
+MOST_ROWS, MOST_LONGER = {"identity": 4096, "resnet50_shaped": 64}, 2.0
+"""Rows in flight, at most, and how many times longer these are measured: 64 of the real model take seconds."""
 START_S, LENIENCE = 60.0, 10.0
 
 ANALYZER_FIGURES = {
@@ -47,10 +47,14 @@ class Point:
     batch: int
     concurrency: int
 
+    @property
+    def rows_in_flight(self) -> int:
+        return self.batch * self.concurrency
+
     def seconds(self, asked: float) -> float:
         """How long it is measured, where `asked` is what was asked for."""
-        large = self.batch * self.concurrency >= LARGE_ROWS
-        return asked * LONGER[self.model] * (LARGE_LONGER if large else 1.0)
+        most = self.rows_in_flight == MOST_ROWS[self.model]
+        return asked * LONGER[self.model] * (MOST_LONGER if most else 1.0)
 
     def window_ms(self, asked: float) -> str:
         return str(max(1, round(self.seconds(asked) * 1000 / WINDOWS)))

@@ -31,14 +31,12 @@ if __name__ == "__main__":
 from measurement import Row, alternate, machine, median_row
 
 from peers.environments import ANALYZER, AnalyzerFiles, UnavailableError, analyzer_environment
-from peers.loads import Point, Side
+from peers.loads import MOST_ROWS, Point, Side
 from peers.processes import CommandError, cores_used
 from peers.repositories import MODELS
 from peers.servers import CACHED_LOGS, SERVERS, SHARED_MEMORY, Served, has_gateway, penstock_scores, triton_scores
 
 BATCHES = CONCURRENCIES = (1, 8, 64)
-MOST_ROWS = {"identity": 4096, "resnet50_shaped": 64}
-"""Rows in flight, at most: of the real model 64 take three seconds on two cores."""
 IDLE_S = 3.0
 TOLERANCE = 1e-4
 """Of scores that onnxruntime computed from the same image in another batch."""
@@ -47,7 +45,7 @@ NO_GATEWAY = "penstock over HTTP and gRPC: no gateway yet (`penstock serve` has 
 
 def points(models: Iterable[str]) -> list[Point]:
     every = [Point(model, batch, concurrency) for model in models for batch in BATCHES for concurrency in CONCURRENCIES]
-    return [point for point in every if point.batch * point.concurrency <= MOST_ROWS[point.model]]
+    return [point for point in every if point.rows_in_flight <= MOST_ROWS[point.model]]
 
 
 def sides_of(served: Served, has_analyzer: bool) -> list[Side]:
@@ -175,7 +173,10 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=(*MODELS, *SERVERS), default=[], help="these models, these servers")
     parser.add_argument("--rounds", type=int, default=3, help="measurements per figure")
     parser.add_argument(
-        "--seconds", type=float, default=3.0, help="length of one measurement; of the real model four times that"
+        "--seconds",
+        type=float,
+        default=3.0,
+        help="of one measurement; of the real model 4 times, and at the most load twice that",
     )
     parser.add_argument("--instances", type=int, default=1, help="of each model, in every server")
     options = parser.parse_args()
