@@ -16,13 +16,14 @@ DEPENDENCIES := $(VENV)/.dependencies-installed
 INSTALLED := $(VENV)/.project-installed
 TORCH := $(VENV)/.torch-installed
 
-.PHONY: help demo test check docs bench gpu-check mutants clean
+.PHONY: help demo test check docs bench peers gpu-check mutants clean
 help:
 	@echo "make demo     serve the sample models, classify real digits, print what happened"
 	@echo "make test     every test (those that need a GPU are skipped with a reason where there is none)"
 	@echo "make check    ruff, formatting, mypy --strict, the layer rules"
 	@echo "make docs     the tables in docs/ and conf/penstock.toml, from the code"
 	@echo "make bench    the numbers of bench/README.md, on this machine"
+	@echo "make peers    Penstock beside Triton and mosec, which it downloads into bench/cache; see bench/peers/README.md"
 	@echo "make gpu-check the tests and the numbers that need a GPU, with PYTHON's packages as they are; see docs/gpu.md"
 	@echo "make mutants  the tests against faults put into the code on purpose"
 	@echo "make clean    remove .venv, build outputs and caches"
@@ -46,6 +47,12 @@ bench: $(INSTALLED)
 	$(BIN)/python bench/overhead.py --json bench/cache/overhead.json
 	$(BIN)/python bench/real_model.py --json bench/cache/real_model.json
 	$(BIN)/python bench/table.py bench/cache/overhead.json bench/cache/real_model.json
+
+# A peer that cannot be had here is named by the first two, and the table has what there is.
+peers: $(INSTALLED)
+	-$(BIN)/python bench/peers/build.py
+	-$(BIN)/python bench/peers/run.py --json bench/cache/peers/results.json
+	$(BIN)/python bench/peers/table.py bench/cache/peers/results.json --all
 
 # Installs nothing and uses no .venv: a machine with a GPU has its packages, and perhaps no network.
 gpu-check:

@@ -155,8 +155,13 @@ def _imported(node: ast.AST, package: list[str]) -> list[str]:
     return [module]
 
 
+CACHE = ROOT / "bench" / "cache"
+"""What benches build and git ignores: the environments of bench/peers among it."""
+
+
 def _sources(*folders: str) -> list[Source]:
-    found = [_source(path) for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    every = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    found = [_source(path) for path in every if CACHE not in path.parents]
     assert found, f"no sources in {folders}: this test would check nothing"
     return found
 

@@ -11,7 +11,7 @@ FLOATS = 10
 
 
 class TritonPythonModel:
-    """`image` comes as a view on the backend's shared memory; only what is answered is read of it."""
+    """Here only what is answered is read; the backend has copied the rows into its own shared memory before."""
 
     def execute(self, requests: list[Any]) -> list[Any]:
         responses = []
