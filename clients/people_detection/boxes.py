@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the two tensors of a detector to boxes: cells that see something, and clusters of cells that see the same thing. Pure.
 
-A cell whose coverage of a class is above a threshold proposes a box of that class. Many cells see one object, so their boxes are
-clustered by DBSCAN (Ester et al., 1996; a box counts as much as its coverage, and two are as far apart as their intersection over
-union falls short of one), and each cluster becomes its mean box, weighted by coverage. Thresholds are those that NVIDIA's
-postprocessor for PeopleNet has (NVIDIA-AI-IOT/tao-toolkit-triton-apps, clustering_config_peoplenet.prototxt).
+A cell whose coverage of a class is above a threshold proposes a box of that class. Many cells see one object, so their boxes
+are clustered by DBSCAN (Ester et al., 1996; a box counts as much as its coverage, and two are as far apart as their
+intersection over union falls short of one), and each cluster becomes its mean box, weighted by coverage. The thresholds are
+NVIDIA's for PeopleNet (NVIDIA-AI-IOT/tao-toolkit-triton-apps, clustering_config_peoplenet.prototxt).
 """
 
 from __future__ import annotations
@@ -99,17 +99,18 @@ def overlaps(corners: Floats) -> Floats:
     """Intersection over union of each two boxes: [n, 4], all with an area -> [n, n]."""
     low, high = corners[:, :2], corners[:, 2:]
     sides = np.minimum(high[:, np.newaxis], high) - np.maximum(low[:, np.newaxis], low)
-    intersections = sides.clip(0).prod(axis=2)
+    intersections: Floats = sides.clip(0).prod(axis=2)
     areas = (high - low).prod(axis=1)
-    return intersections / (areas[:, np.newaxis] + areas - intersections)
+    unions: Floats = areas[:, np.newaxis] + areas - intersections
+    return intersections / unions
 
 
 def dbscan(distances: Floats, weights: Floats, eps: float, min_samples: float) -> npt.NDArray[np.intp]:
     """The cluster of each of n points, -1 for noise: distances [n, n], weights [n].
 
-    A point is a core where it and its neighbours (those at most `eps` away) weigh `min_samples` or more. Cores that are neighbours
-    are of one cluster. A point that is no core belongs to the first cluster with a core next to it; clusters are numbered
-    by their first core.
+    A point is a core where it and its neighbours (those at most `eps` away) weigh `min_samples` or more. Cores that are
+    neighbours are of one cluster. A point that is no core belongs to the first cluster with a core next to it; clusters are
+    numbered by their first core.
     """
     near = distances <= eps
     core = near @ weights >= min_samples

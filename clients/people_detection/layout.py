@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The layout of PeopleNet, a DetectNet_v2 model: shapes, classes and the constants by which its boxes are coded. Pure.
 
-Sources: the model card of PeopleNet and its configuration for Triton (NVIDIA-AI-IOT/tao-toolkit-triton-apps), whose postprocessor
-has the stride, the norm and the offset.
+Sources: PeopleNet's model card, and its configuration and postprocessor in NVIDIA-AI-IOT/tao-toolkit-triton-apps, which have
+the stride, the norm and the offset.
 """
 
 from __future__ import annotations
@@ -10,8 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from ...ipc.errors import invalid
 from ..models import ModelInfo, TensorInfo
+
+Pixels = npt.NDArray[np.uint8]
+"""An image of any size: [height, width, 3], RGB."""
 
 WIDTH, HEIGHT = 960, 544
 """Of the image that the network sees, in pixels."""
@@ -34,7 +40,7 @@ CENTRE_OFFSET = 0.5
 
 
 class DetectorTensors(NamedTuple):
-    """The names that a model gives to the three tensors of the layout. PeopleNet: input_1, output_cov/Sigmoid, output_bbox/BiasAdd."""
+    """What a model calls the tensors of the layout. PeopleNet: input_1, output_cov/Sigmoid, output_bbox/BiasAdd."""
 
     image: str
     coverage: str
@@ -42,7 +48,7 @@ class DetectorTensors(NamedTuple):
 
     @classmethod
     def of(cls, model: ModelInfo) -> DetectorTensors:
-        """Found by their shapes, as exports of one network differ in names. Raises CallerError for a model of another layout."""
+        """Found by their shapes, as exports of one network differ in names. Raises CallerError where the layout is another."""
         return cls(
             _the_one(model, "input", model.inputs, IMAGE_SHAPE),
             _the_one(model, "output", model.outputs, COVERAGE_SHAPE),

@@ -51,6 +51,10 @@ PURE = (
     "clients/perf/load.py",
     "clients/perf/notes.py",
     "clients/perf/configuration.py",
+    "clients/people_detection/boxes.py",
+    "clients/people_detection/layout.py",
+    "clients/people_detection/scenes.py",
+    "clients/people_detection/streets/*.py",
     "clients/perf/percentiles.py",
     "clients/perf/stages.py",
     "clients/perf/figures.py",
@@ -89,6 +93,8 @@ BOUNDARIES = {
     # Each of the two links has its own client; the configuration schema is loaded from tritonclient by its path.
     "tritonclient": {"clients/perf/targets/kserve_http.py", "clients/perf/targets/kserve_grpc.py"},
     "google": {"runtime/repository/schema.py", "clients/perf/targets/kserve_grpc.py"},  # protobuf: a schema's, and messages
+    # One reads image files, the other draws on images.
+    "PIL": {"clients/people_detection/images.py", "clients/people_detection/drawing.py"},
     "http": {"runtime/metrics/door.py"},  # the standard library's server, which the broker is to have once
 }
 """The only importers of a package. A third-party one that is not named here and not EVERYWHERE has one, wherever it is."""
