@@ -11,6 +11,7 @@ import convert_faults
 import cuda_faults
 import cuda_region_faults
 import delivery_faults
+import detector_faults
 import device_faults
 import gpu_process_faults
 import kserve_link_faults
@@ -39,6 +40,7 @@ FAULTS: tuple[Fault, ...] = (
     *packing_faults.FAULTS,
     *shape_faults.FAULTS,
     *device_faults.FAULTS,
+    *detector_faults.FAULTS,
     *torch_faults.FAULTS,
     *registry_faults.FAULTS,
     *delivery_faults.FAULTS,
