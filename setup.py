@@ -16,6 +16,7 @@ setup(
     package_dir=packages,
     package_data={
         **{name: ["py.typed"] for name in packages if name.split(".")[1] in CODE},
+        "penstock.clients.people_detection": ["py.typed", "repositories/**/*"],
         "penstock.model_repository": ["**/*"],
         "penstock.conf": ["*.toml"],
         "penstock.clients.report": ["py.typed", "templates/*"],

@@ -63,10 +63,11 @@ def test_the_wheel_holds_code_types_models_and_configuration(wheel: Path) -> Non
     packages = {path.relative_to(ROOT).as_posix() for folder in CODE for path in (ROOT / folder).rglob("py.typed")}
     assert len(packages) > len(CODE)
     assert {f"penstock/{path}" for path in packages} <= names
-    repository = ROOT / "model_repository"
-    models = {path.relative_to(ROOT).as_posix() for path in repository.rglob("*") if path.is_file() and path.suffix != ".pyc"}
-    assert {f"penstock/{path}" for path in models} <= names
+    repositories = (ROOT / "model_repository", ROOT / "clients" / "people_detection" / "repositories")
+    files = (path for repository in repositories for path in repository.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    assert {f"penstock/{path.relative_to(ROOT).as_posix()}" for path in files} <= names
     assert "penstock/model_repository/digits/1/model.onnx" in names
+    assert "penstock/clients/people_detection/repositories/trtis_model_repo_sample_2/peoplenet/1/model.onnx" in names
     assert "penstock/conf/penstock.toml" in names
     assert {f"penstock/clients/report/templates/{name}" for name in ("page.html", "style.css")} <= names
     (published,) = (name for name in names if name.endswith(".dist-info/entry_points.txt"))
