@@ -240,11 +240,18 @@ def _effect(option: click.Option) -> str:
 def commands() -> str:
     """Every command and its exit codes."""
     rows = []
-    for name in COMMANDS:
-        command = _command(name)
+    for name, command in _commands():
         codes = re.findall(r"^  (\d+)  (.+)$", command.epilog or "", re.MULTILINE)
         rows.append((f"`penstock {name}`", command.short_help or "", "; ".join(f"**{code}** {text}" for code, text in codes)))
     return table(("command", "", "exit codes"), rows)
+
+
+def _commands() -> Iterator[tuple[str, click.Command]]:
+    for name in COMMANDS:
+        command = _command(name)
+        yield name, command
+        for inner, found in command.commands.items() if isinstance(command, click.Group) else ():
+            yield f"{name} {inner}", found
 
 
 def _command(name: str) -> click.Command:

@@ -7,10 +7,13 @@ import click
 
 from .failures import CommandFailed, exit_codes
 from .options import json_option
+from .people_detection_command import people_detection
 from .rendering import print_json
 
 
-@click.command(
+@click.group(
+    invoke_without_command=True,
+    subcommand_metavar="[people-detection [ARGS]...]",
     short_help="Classify real digits on the sample models; shows what Penstock does.",
     epilog=exit_codes(
         {
@@ -22,7 +25,8 @@ from .rendering import print_json
 )
 @click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="How often each client sends its digits.")
 @json_option
-def demo(rounds: int, as_json: bool) -> None:
+@click.pass_context
+def demo(ctx: click.Context, rounds: int, as_json: bool) -> None:
     """Serve the sample models for a few seconds and classify 360 scanned digits from four client processes at once.
 
     Two clients use each link. Every answer is compared with that of onnxruntime called directly. Prints the accuracy,
@@ -31,7 +35,15 @@ def demo(rounds: int, as_json: bool) -> None:
 
     With --json: an object with images, accuracy, mismatches, requests_per_s, p50_us, p99_us, batch_sizes (rows of a batch:
     how many) and copies (kind: count, byte_size).
+
+    `penstock demo people-detection` is a demonstration of its own, with options of its own.
     """
+    if ctx.invoked_subcommand is not None:
+        if as_json or rounds != 1:
+            raise click.UsageError(
+                f"--rounds and --json of demo itself are none of {ctx.invoked_subcommand}'s: put options behind it"
+            )
+        return
     from .children import interrupted_once
     from .demo_report import document_of, figures_of, print_report
     from .demo_run import left_behind, run, shared_memory
@@ -48,3 +60,6 @@ def demo(rounds: int, as_json: bool) -> None:
         raise CommandFailed(f"{figures.mismatches} answers are wrong, the accuracy is {figures.accuracy:.4f}")
     if left:
         raise CommandFailed(f"left behind: {', '.join(left)}")
+
+
+demo.add_command(people_detection)

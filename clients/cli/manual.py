@@ -29,11 +29,11 @@ def page(command: click.Command, ctx: click.Context) -> str:
 
 
 def _lines(command: click.Command, ctx: click.Context) -> Iterator[str]:
-    name = "penstock" if ctx.parent is None else f"penstock-{command.name}"
+    words = _words(ctx)
     summary = (command.short_help or inspect.cleandoc(command.help or "").partition("\n")[0]).rstrip(".")
-    yield from _section("NAME", [f"{name} - {summary}"])
+    yield from _section("NAME", [f"{'-'.join(words)} - {summary}"])
     usage = " ".join(command.collect_usage_pieces(ctx))
-    yield from _section("SYNOPSIS", [f"penstock {command.name} {usage}" if ctx.parent else f"penstock {usage}"])
+    yield from _section("SYNOPSIS", [f"{' '.join(words)} {usage}"])
     yield from _section("DESCRIPTION", list(_paragraphs(command.help or "")))
     if isinstance(command, click.Group):
         named = [(each, command.get_command(ctx, each)) for each in command.list_commands(ctx)]
@@ -44,6 +44,11 @@ def _lines(command: click.Command, ctx: click.Context) -> Iterator[str]:
     yield from _section("FILES", _entries(FILES))
     yield from _section("EXIT CODES", [line.strip() for line in (command.epilog or "").splitlines()[2:]])
     yield from _section("SEE ALSO", ["penstock help COMMAND; docs/settings.md, docs/errors.md, docs/guides.md"])
+
+
+def _words(ctx: click.Context) -> list[str]:
+    """The command as it is typed."""
+    return ["penstock"] if ctx.parent is None else [*_words(ctx.parent), str(ctx.info_name)]
 
 
 def _section(title: str, lines: Sequence[str]) -> Iterator[str]:

@@ -21,6 +21,7 @@ import loading_faults
 import observing_faults
 import packing_faults
 import perf_command_faults
+import people_demo_faults
 import perf_faults
 import placement_faults
 import priority_faults
@@ -46,6 +47,7 @@ FAULTS: tuple[Fault, ...] = (
     *delivery_faults.FAULTS,
     *agent_faults.FAULTS,
     *cache_faults.FAULTS,
+    *people_demo_faults.FAULTS,
     *perf_faults.FAULTS,
     *perf_command_faults.FAULTS,
     *load_faults.FAULTS,

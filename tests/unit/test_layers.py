@@ -66,6 +66,8 @@ PURE = (
     "clients/convert/signatures.py",
     "clients/convert/tolerances.py",
     "clients/timeline/*.py",
+    "clients/people_detection/counting.py",
+    "clients/people_detection/variants.py",
 )
 IMPURE_MODULES = frozenset(
     {"asyncio", "concurrent", "ctypes", "fcntl", "logging", "mmap", "multiprocessing", "os", "pathlib", "posix_ipc", "random"}
