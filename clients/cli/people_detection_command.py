@@ -48,9 +48,7 @@ def people_detection(repository: str | None, address: str | None, as_json: bool,
     objects, largest_difference, statistics (Triton's document) and overlays.
     """
     if address is not None and (repository is not None or options["counts"] or options["dynamic_batching"] is not None):
-        raise click.UsageError(
-            "-u calls models as they are served: leave out -r, --sweep-count and --dynamic-batching, or -u"
-        )
+        raise click.UsageError("-u calls models as they are served: leave out -r, --sweep-count and --dynamic-batching, or -u")
     from ..people_detection.samples import CONCURRENT, repository_at
 
     with failing_as(CommandFailed):

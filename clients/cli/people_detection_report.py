@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from .rendering import duration, print_table
 TOLERANCE = 0.01
 """How far answers to one image may be apart: batches of another size round differently, most in half precision."""
 CHART_WIDTH = 48
+_DURATION = re.compile(r'\{\s+"count": (\d+),\s+"ns": (\d+)\s+\}')
 
 
 class Shown(NamedTuple):
@@ -82,8 +84,13 @@ def print_round(shown: Shown, verbose: bool) -> None:
     click.echo(f"found   {_listed(shown.objects[0])}; {_alike(shown)}")
     if shown.overlays:
         click.echo(f"images  {shown.overlays[0]} to {Path(shown.overlays[-1]).name}")
-    click.echo(f"\nModel '{done.model.name}' Stats:\n{json.dumps({'model_stats': [done.counted]}, indent=3)}")
+    click.echo(f"\nModel '{done.model.name}' Stats:\n{_indented({'model_stats': [done.counted]})}")
     click.echo(f"\nTOTAL INFERENCE TIME: {done.round.total_ns / 1e6:.0f}ms")
+
+
+def _indented(document: dict[str, Any]) -> str:
+    """JSON for people: as Triton indents it, but each count with its duration in one line."""
+    return _DURATION.sub(r'{"count": \1, "ns": \2}', json.dumps(document, indent=3))
 
 
 def _instances(count: int) -> str:

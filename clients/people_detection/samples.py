@@ -13,7 +13,7 @@ CONCURRENT, BATCHING = "trtis_model_repo_sample_1", "trtis_model_repo_sample_2"
 """Three instances of the model; one, with dynamic batching."""
 
 SEED = 7
-"""Of the street."""
+"""Of the street. None that the detector was trained on."""
 
 
 def repository_at(place: str) -> Path:

@@ -6,8 +6,11 @@ The detector is a stand-in that sees two people where the image has two red rect
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from detector_files import add_detector
+from detector_files import add_detector, detector
 from PIL import Image
 from running import START_S, RunningBroker, add_model, children_of, eventually
+from simulated.tensorrt_packages import SimulatedTensorRT
 
 DEMO = [sys.executable, "-m", "penstock.clients.cli", "demo", "people-detection"]
 CALLS = 6
@@ -210,6 +214,26 @@ def test_a_broker_that_runs_is_called_as_it_is(
             assert client.regions() == []
 
 
+@pytest.mark.parametrize("memory", ["pinned", "gpu"])
+def test_on_a_simulated_gpu_memory_is_pinned_or_is_there(
+    simulated_tensorrt: SimulatedTensorRT, demo: Demo, repository: Path, memory: str
+) -> None:
+    # Given a machine with a GPU, which is simulated, and a plan of the layout
+    demo.environment.update(simulated_tensorrt.environment(), TMPDIR=demo.environment["TMPDIR"])
+    op = {"op": "onnx", "model": base64.b64encode(detector(0).SerializeToString()).decode(), "kinds": ["FLOAT", "FLOAT"]}
+    image = {"image": ("FLOAT", [-1, 3, 544, 960])}
+    outputs = {name: ("FLOAT", [-1, channels, 34, 60]) for name, channels in (("cov", 3), ("box", 12))}
+    profile = {"image": [[1, 3, 544, 960], [1, 3, 544, 960], [2, 3, 544, 960]]}
+    add_detector(repository, count=2, max_batch_size=2, plan=simulated_tensorrt.plan(image, outputs, [op], [profile]))
+    # When it is called with tensors in each kind of memory
+    (found,) = demo.rounds("-m", memory, "-r", str(repository), "-t", "3")
+    # Then instances on the GPU answered
+    assert (found["instances"], len(found["on"]), found["on"][0][:4]) == (2, 1, "GPU-")
+    assert [thing["label"] for thing in found["objects"]] == ["person", "person"] and found["largest_difference"] == 0
+    # And have pinned the memory of the host
+    assert found["pinned_by"] == ([] if memory == "gpu" else ["peoplenet_0_0", "peoplenet_0_1"])
+
+
 def test_gpu_memory_without_a_gpu_is_refused_before_anything_starts(demo: Demo, repository: Path) -> None:
     if Path("/dev/nvidiactl").exists():
         pytest.skip("there is a GPU")
@@ -270,3 +294,30 @@ def test_interrupted_it_leaves_nothing(demo: Demo, repository: Path) -> None:
     assert process.returncode == 1
     assert "Traceback" not in said
     assert demo.files_left() == []
+
+
+# --- the page ----------------------------------------------------------------------------------------------------------------
+
+
+def commands_of_the_page() -> list[str]:
+    page = Path(__file__).resolve().parents[2] / "docs" / "demonstrations.md"
+    return re.findall(r"^\$ penstock demo people-detection (.*)$", page.read_text(), re.MULTILINE)
+
+
+def test_the_page_has_both_demonstrations_and_the_sweeps() -> None:
+    assert len(commands_of_the_page()) == 4
+
+
+@pytest.mark.parametrize("command", commands_of_the_page())
+def test_every_command_of_the_page_does_what_it_says(surroundings: dict[str, str], tmp_path: Path, command: str) -> None:
+    # Given what comes with Penstock, and nothing else
+    done = subprocess.run(
+        [*DEMO, *shlex.split(command), "--json"], cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=False,
+        timeout=4 * START_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    # Then everybody is found in every call, and each was executed
+    for found in json.loads(done.stdout)["rounds"]:
+        assert [thing["label"] for thing in found["objects"]].count("person") > 3
+        assert sum(rows * count for rows, count in batches(found).items()) == CALLS
+        assert (statistics(found)["execution_count"] == CALLS) == (not found["dynamic_batching"])
