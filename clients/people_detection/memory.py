@@ -21,7 +21,6 @@ from ..cuda_regions import CudaRegion
 from ..regions import MemfdRegion, Region, SystemRegion
 
 Memory = Literal["system", "pinned", "gpu"]
-MEMORIES: tuple[Memory, ...] = ("system", "pinned", "gpu")
 
 
 def check_memory(memory: Memory) -> None:

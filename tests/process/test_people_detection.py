@@ -173,7 +173,7 @@ def test_instance_counts_are_compared(demo: Demo, repository: Path) -> None:
 
 
 def test_both_features_together(demo: Demo, repository: Path) -> None:
-    add_detector(repository, count=3, rounds=12)
+    add_detector(repository, count=3)
     # When the model of the first demonstration is given dynamic batching
     (found,) = demo.rounds("-r", str(repository), "--dynamic-batching", "true", "--sweep-count", "2")
     # Then two instances share the calls, some of them together
