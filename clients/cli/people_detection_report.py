@@ -76,7 +76,7 @@ def print_round(shown: Shown, verbose: bool) -> None:
     """The page."""
     done = shown.done
     click.echo(
-        f"{done.model.name}/{done.model.version}: {_instances(done.instances)} on {shown.on}, dynamic batching "
+        f"{done.model.name}/{done.model.version}: {_counted(done.instances, 'instance')} on {shown.on}, dynamic batching "
         f"{'on' if done.dynamic_batching else 'off'}; {len(done.round.calls)} calls at once, tensors in {done.memory} memory"
     )
     if verbose:
@@ -93,8 +93,8 @@ def _indented(document: dict[str, Any]) -> str:
     return _DURATION.sub(r'{"count": \1, "ns": \2}', json.dumps(document, indent=3))
 
 
-def _instances(count: int) -> str:
-    return f"{count} instance{'' if count == 1 else 's'}"
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _print_calls(shown: Shown) -> None:
@@ -128,7 +128,7 @@ def print_sweep_line(shown: Shown, verbose: bool) -> None:
     """A round of several, while they go on."""
     done = shown.done
     click.echo(
-        f"{_instances(done.instances)} on {shown.on}: {done.counted['execution_count']} executions, "
+        f"{_counted(done.instances, 'instance')} on {shown.on}: {_counted(done.counted['execution_count'], 'execution')}, "
         f"{done.round.total_ns / 1e6:.0f} ms; {_listed(shown.objects[0])}; {_alike(shown)}"
     )
     if verbose:
