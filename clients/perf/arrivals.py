@@ -55,8 +55,8 @@ class Arrivals(NamedTuple):
     def length_ns(self, times: npt.NDArray[np.int64], requests: int) -> int:
         """The length of a window of so many requests, with these times.
 
-        Of constant times to the end of the last interval. Of a Poisson process to the last request, since n of them have n gaps:
-        the mean length, where they happen to come fast, would look like a rate that was not reached.
+        Of constant times to the end of the last interval. Of a Poisson process to the last request: n of them have n gaps, and
+        the mean length would look like a rate not reached where they happen to come slowly.
         """
         if self.distribution == "constant" or not len(times):
             return int(requests / self.rate * 1e9)

@@ -20,8 +20,8 @@ import load_faults
 import loading_faults
 import observing_faults
 import packing_faults
-import perf_command_faults
 import people_demo_faults
+import perf_command_faults
 import perf_faults
 import placement_faults
 import priority_faults
