@@ -3,7 +3,7 @@
 
 images.py (a file -> tensor) -> the model -> boxes.py (tensors -> boxes) -> drawing.py (boxes on the image)
    ^                                            layout.py: the shapes and constants of PeopleNet
-scenes.py (streets drawn by a seed, their true boxes known) = street.py + pedestrians.py + shapes.py
+scenes.py (streets drawn by a seed, their true boxes known) from streets/
 
 demonstration.py: calls at once (calling.py) in regions of a kind (memory.py), what the statistics say of them (counting.py),
 the same with another configuration (variants.py); samples.py: the repositories and the street that come with it
