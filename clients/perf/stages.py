@@ -5,7 +5,9 @@
     broker          |............ in the broker ...........|
     worker             queue |input|infer|output|..| returning
 
-All are sums over the requests of one window. The stages are means per request; no stage is what others leave over.
+All are sums over the requests of one window. The stages are means per request; no stage is what others leave over. A broker
+that has a request before the call that sent it returns is counted within that call; where this is more than all ways take, the
+call counts as ended earlier, since no way takes less than no time.
 """
 
 from __future__ import annotations
@@ -80,8 +82,10 @@ def stages_of(client: ClientTimes, server: ServerCounts) -> Stages:
             "loaded again; measure a model that nobody else uses",
             Code.UNAVAILABLE,
         )
+    ways_ns = client.away_ns - server.in_broker_ns + server.returning_ns
+    twice_ns = max(-ways_ns, 0)  # so much of the calls that sent passed while the broker had the requests already, at least
     sums = (
-        client.sending_ns, client.away_ns - server.in_broker_ns + server.returning_ns, server.queue_ns,
+        client.sending_ns - twice_ns, ways_ns + twice_ns, server.queue_ns,
         server.compute_input_ns, server.compute_infer_ns, server.compute_output_ns, client.receiving_ns,
     )  # fmt: skip
     means = [mean(total, count) for total in sums]

@@ -17,10 +17,17 @@ REPORTS = "tests/unit/runtime/test_delivery.py::test_the_way_of_a_report_is_coun
 
 FAULTS = (
     Fault(
+        "the way takes less than no time",
+        STAGES,
+        "twice_ns = max(-ways_ns, 0)",
+        "twice_ns = 0",
+        (f"{BY_HAND}test_no_way_takes_less_than_no_time",),
+    ),
+    Fault(
         "the report's way is left out of the network",
         STAGES,
-        "client.away_ns - server.in_broker_ns + server.returning_ns, server",
-        "client.away_ns - server.in_broker_ns, server",
+        "client.away_ns - server.in_broker_ns + server.returning_ns",
+        "client.away_ns - server.in_broker_ns",
         (f"{BY_HAND}test_stages_by_hand",),
     ),
     Fault(

@@ -50,12 +50,22 @@ def test_they_do_so_where_every_mean_is_rounded() -> None:
 
 
 def test_a_request_that_the_broker_had_before_its_send_returned_is_not_counted_twice() -> None:
-    # Given a call that returns 30 after the message was begun, while the broker took it in after 20
-    stages = stages_of(ClientTimes(1, 30, 70, 0), ServerCounts(1, 75, 75, 0, 0, 0, 0))
-    # Then the way there and back, 5 less what both saw, is what is left between them
+    # Given a call that returns 30 after the message was begun, while the broker took it in after 25
+    stages = stages_of(ClientTimes(1, 30, 70, 0), ServerCounts(1, 65, 65, 0, 0, 0, 0))
+    # Then the way there and back, 10, less the 5 that both saw, is what is left between them
     assert stages.client_send_ns == 30
-    assert stages.network_ns == -5
+    assert stages.network_ns == 5
     assert stages.latency_ns == 100
+
+
+def test_no_way_takes_less_than_no_time() -> None:
+    # Given a call that returns so late that the broker was nearly done
+    stages = stages_of(ClientTimes(1, 90, 10, 4), ServerCounts(1, 75, 60, 5, 5, 5, 0))
+    # Then what the call has too much, it does not have, and all adds up as before
+    assert stages.client_send_ns == 25
+    assert stages.network_ns == 0
+    assert stages.unaccounted_ns == 0
+    assert stages.latency_ns == 104
 
 
 @pytest.mark.parametrize("counted", [1, 3, 0])
