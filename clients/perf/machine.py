@@ -22,6 +22,11 @@ def this_machine(gpus: Sequence[str]) -> Machine:
     )  # fmt: skip
 
 
+def in_words(machine: Machine) -> str:
+    """Its processor and how many cores of it there are to compute on."""
+    return f"{machine.processor}, {machine.cores} core{'' if machine.cores == 1 else 's'}"
+
+
 def processor() -> str:
     """As Linux names it (on x86), or else its architecture."""
     return _value("/proc/cpuinfo", "model name") or platform.machine()

@@ -7,6 +7,8 @@ refused, so that an older report does not silently leave out what a newer run sa
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +18,10 @@ from msgspec import Struct
 from ...ipc.errors import invalid
 
 FORMAT: Literal["penstock perf run 1"] = "penstock perf run 1"
+
+
+class _AnyDocument(Struct):
+    format: str
 
 
 class Machine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -111,12 +117,27 @@ def replace_text(path: Path, text: str) -> None:
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        beside.unlink(missing_ok=True)  # there is one only where it was not finished
+        with suppress(OSError):  # there is one only where it was not finished, and what was wrong then is what is said
+            beside.unlink()
 
 
 def read_run(path: Path) -> Run:
     """Raises OSError, and CallerError naming what is wrong with the document."""
+    text = path.read_bytes()
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Run)
+        return msgspec.json.decode(text, type=Run)
     except msgspec.MsgspecError as error:
-        raise invalid(f"{path} is no measurement of penstock perf: {error}") from None
+        said = format_of(text)
+        why = f"it is a '{said}', and this version of penstock reads '{FORMAT}'" if said not in ("", FORMAT) else error
+        raise invalid(f"{path} is no measurement of penstock perf: {why}") from None
+
+
+def format_of(text: bytes) -> str:
+    """What a document says it is, even where it is cut off or no JSON for another reason; "" where it says nothing."""
+    try:
+        return msgspec.json.decode(text, type=_AnyDocument).format
+    except msgspec.ValidationError:
+        return ""
+    except msgspec.DecodeError:
+        found = re.search(rb'"format": *"([^"\\]*)"', text)
+        return found[1].decode(errors="replace") if found else ""

@@ -75,13 +75,15 @@ def _in_words(held: tuple[str, float]) -> str:
 
 
 def _all_held(runs: Sequence[NumberedRun], kind: Kind) -> list[tuple[str, float]]:
-    found = {
-        _held(place, kind)
-        for numbered in runs
-        for place in map(place_of, numbered.run.rows)
-        if kind in ("batch", place.level.kind)
-    }
-    return sorted(found)
+    """What to hold: where some run then has rows that differ in `kind`, or else, where none has, wherever there is a row."""
+    values: dict[tuple[str, float], set[tuple[int, float]]] = {}
+    for numbered in runs:
+        for row in numbered.run.rows:
+            place = place_of(row)
+            if kind in ("batch", place.level.kind):
+                values.setdefault(_held(place, kind), set()).add((numbered.number, _value(row, kind)))
+    curves = [held for held, found in values.items() if len(found) > len({number for number, _ in found})]
+    return sorted(curves or values)
 
 
 def _series(runs: Sequence[NumberedRun], kind: Kind, held: Iterable[tuple[str, float]] | None = None) -> Iterator[_Series]:
@@ -129,7 +131,8 @@ def _throughput(runs: Sequence[NumberedRun], kind: Kind) -> LinePlot:
         )  # fmt: skip
 
     lines = tuple(_line(runs, each, _is_alone(series), mark) for each in series)
-    return LinePlot(f"throughput-vs-{kind}", f"Throughput vs {_name(kind)}", _axis(series, kind), Axis(THROUGHPUT), lines, note)
+    title = f"Throughput vs {_name(kind)}{_at(runs, series)}"
+    return LinePlot(f"throughput-vs-{kind}", title, _axis(series, kind), Axis(THROUGHPUT), lines, note)
 
 
 def _interval(row: RowRecord) -> tuple[float, float]:
@@ -138,6 +141,11 @@ def _interval(row: RowRecord) -> tuple[float, float]:
 
 def _is_alone(series: Sequence[_Series]) -> bool:
     return len({each.held for each in series}) == 1
+
+
+def _at(runs: Sequence[NumberedRun], series: Sequence[_Series]) -> str:
+    """What all lines of a plot have in common, where none of them says it."""
+    return f", at {series[0].held}" if len(runs) > 1 and _is_alone(series) else ""
 
 
 def _throughput_by_latency(runs: Sequence[NumberedRun], kind: Kind) -> LinePlot:
@@ -151,7 +159,7 @@ def _throughput_by_latency(runs: Sequence[NumberedRun], kind: Kind) -> LinePlot:
 
     lines = tuple(_line(runs, each, _is_alone(series), mark) for each in series)
     x = Axis("Average latency (ms)", _scale(mark.x for line in lines for mark in line.marks))
-    title = f"Throughput vs latency, points labelled with {_name(kind)}"
+    title = f"Throughput vs latency{_at(runs, series)}, points labelled with {_name(kind)}"
     return LinePlot(f"throughput-vs-latency-by-{kind}", title, x, Axis(THROUGHPUT), lines, note)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..perf.machine import in_words
 from .attention import warnings_of
 from .choosing import plots_of
 from .comparison import comparison_tables
@@ -60,13 +61,9 @@ def _models(runs: Sequence[NumberedRun]) -> str:
 def _lead(runs: Sequence[NumberedRun]) -> str:
     days = sorted({in_a_line(each.run.began)[:10] for each in runs})
     servers = ", ".join(dict.fromkeys(in_a_line(each.run.measured.server) for each in runs))
-    processors = ", ".join(dict.fromkeys(in_a_line(f"{each.run.machine.processor}, {_cores(each)}") for each in runs))
+    processors = ", ".join(dict.fromkeys(in_a_line(in_words(each.run.machine)) for each in runs))
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     return f"Model {in_a_line(_models(runs))} on {servers}, measured {when} on {processors}."
-
-
-def _cores(each: NumberedRun) -> str:
-    return f"{each.run.machine.cores} cores" if each.run.machine.cores != 1 else "1 core"
 
 
 def _section(each: NumberedRun) -> RunSection:

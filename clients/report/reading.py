@@ -8,10 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from ...ipc.errors import invalid, not_found
-from ..perf.run_file import FORMAT, Run, read_run
+from ..perf.run_file import FORMAT, Run, format_of, read_run
 
 LONGEST_LABEL = 48
 """Characters of a title in a legend."""
@@ -25,10 +23,6 @@ class NumberedRun(NamedTuple):
     number: int
     label: str  # not longer than a legend has room for
     run: Run
-
-
-class _AnyDocument(msgspec.Struct):
-    format: str
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[NumberedRun, ...]:
@@ -57,10 +51,7 @@ def _files_in(folder: Path) -> Iterator[Path]:
 
 
 def _is_run(file: Path) -> bool:
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=_AnyDocument).format.startswith(_FORMAT_NAME)
-    except msgspec.MsgspecError:
-        return False
+    return format_of(file.read_bytes()).startswith(_FORMAT_NAME)
 
 
 def in_a_line(text: str) -> str:

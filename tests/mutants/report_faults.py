@@ -24,6 +24,20 @@ FAULTS = (
         (f"{RUNS}test_a_document_that_says_it_is_a_run_and_is_not_is_never_passed_over",),
     ),
     Fault(
+        "a run that is cut off is passed over",
+        "clients/perf/run_file.py",
+        'return found[1].decode(errors="replace") if found else ""',
+        'return ""',
+        (f"{RUNS}test_nor_is_one_that_is_cut_off_or_no_json",),
+    ),
+    Fault(
+        "what does not vary is plotted as if it did",
+        CHOOSING,
+        "return sorted(curves or values)",
+        "return sorted(values)",
+        (f"{PLOTS}test_an_offline_and_an_online_run_side_by_side_make_no_plot_of_one_bar",),
+    ),
+    Fault(
         "an open loop stands where so many were in flight",
         "clients/report/levels.py",
         'if row.request_rate is None else Level("rate", row.request_rate)',

@@ -93,6 +93,22 @@ def test_closed_and_open_loops_share_no_axis_of_load() -> None:
     assert [len(lines_of(found[f"throughput-vs-{kind}"]).lines) for kind in ("concurrency", "rate")] == [1, 1]
 
 
+def test_an_offline_and_an_online_run_side_by_side_make_no_plot_of_one_bar() -> None:
+    # Given the two runs that measure a model as its page has it: they meet nowhere, but at batch 1
+    offline_run, online_run = run(offline()), run([row(1, each) for each in (8, 16, 32)], title="online")
+    # When they are reported together
+    found = plots(offline_run, online_run)
+    # Then each load has its plots where it varies, and nobody is told that a batch of 64 is "left out" over concurrencies
+    assert [name for name in found if name.startswith("latency-vs")] == [
+        "latency-vs-batch-at-concurrency-1", "latency-vs-concurrency-at-batch-1",
+    ]  # fmt: skip
+    assert [line.label for line in lines_of(found["throughput-vs-batch"]).lines] == ["1: digits, offline, local link"]
+    over = lines_of(found["throughput-vs-concurrency"])
+    assert over.title == "Throughput vs concurrency, at batch 1"
+    assert [[mark.x for mark in line.marks] for line in over.lines] == [[1], [8, 16, 32]]
+    assert not any(plot.note for plot in found.values())
+
+
 def test_points_are_labelled_with_what_varies_and_carry_their_confidence() -> None:
     marks = lines_of(plots(run(offline((1, 64))))["throughput-vs-latency-by-batch"]).lines[0].marks
     assert [mark.label for mark in marks] == ["1", "64"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,22 @@ def test_a_document_that_says_it_is_a_run_and_is_not_is_never_passed_over(
     document = {**json.loads((tmp_path / "r.json").read_text()), **change}
     (tmp_path / "r.json").write_text(json.dumps(document))
     with pytest.raises(CallerError, match=f"r.json is no measurement of penstock perf: .*{said}"):
+        read_runs([tmp_path])
+
+
+@pytest.mark.parametrize("text", [lambda whole: whole[:700], lambda whole: whole.replace('"seconds": ', '"seconds": NaN')])
+def test_nor_is_one_that_is_cut_off_or_no_json(tmp_path: Path, text: Callable[[str], str]) -> None:
+    write_run(run(), tmp_path / "whole.json")
+    (tmp_path / "broken.json").write_text(text((tmp_path / "whole.json").read_text()))
+    with pytest.raises(CallerError, match=r"broken.json is no measurement of penstock perf: "):
+        read_runs([tmp_path])
+
+
+def test_a_run_of_a_later_format_says_which_one_is_read(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text('{"format": "penstock perf run 2", "new": 1}')
+    with pytest.raises(
+        CallerError, match="it is a 'penstock perf run 2', and this version of penstock reads 'penstock perf run 1'"
+    ):
         read_runs([tmp_path])
 
 
