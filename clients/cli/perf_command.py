@@ -87,7 +87,8 @@ def _run(model: str, options: Options, as_json: bool) -> tuple[Run, CommandFaile
         with _writing():
             if options["result_dir"] is not None:
                 options["result_dir"].mkdir(parents=True, exist_ok=True)
-            kept.begin()
+            for path in kept.begin():
+                click.echo(f"penstock: what was in {path} is replaced", err=True)
         for note in found.target.server.notes:
             click.echo(f"penstock: {note}", err=True)
         failure = _measured(found, plan, kept)
@@ -108,16 +109,21 @@ def _run_to_be(name: str, found: Opened, plan: Plan, labels: dict[str, str]) -> 
     target, machine = found.target, this_machine(found.gpus)
     return Run(
         title=name, began=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"), seconds=0.0,
-        command=shlex.join(["penstock", *sys.argv[1:]]), evaluation_mode=plan.evaluation_mode,
+        command=_writable(shlex.join(["penstock", *sys.argv[1:]])), evaluation_mode=plan.evaluation_mode,
         load="closed loop" if plan.points[0].request_rate is None else plan.distribution, machine=machine, packages=installed(),
         measured=Measured(
             server=f"{target.server.name} {target.server.version}", link=target.spec.link, address=target.spec.address,
-            model=target.model.name, version=target.model.version, shared_memory=plan.memory, input_data=plan.input_data,
-            seed=plan.seed, processes=plan.processes,
+            model=target.model.name, version=target.model.version, shared_memory=plan.memory,
+            input_data=_writable(plan.input_data), seed=plan.seed, processes=plan.processes,
         ),
-        configuration=configuration_of(target.configuration(), found.served(machine.processor), labels), rows=(),
+        configuration=configuration_of(target.configuration(), found.served(machine), labels), rows=(),
         notes=target.server.notes,
     )  # fmt: skip
+
+
+def _writable(text: str) -> str:
+    """With escapes for the bytes of a path that are no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _measured(found: Opened, plan: Plan, kept: KeptRun) -> CommandFailed | None:

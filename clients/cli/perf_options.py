@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
+from typing import Any
+from unicodedata import category
 
 import click
 
@@ -26,8 +29,26 @@ def named_shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(map(int, words))
 
 
+class FiniteRange(click.FloatRange):
+    """A number within the range; neither `nan`, which is on neither side of any limit, nor `inf`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click's own, after that."""
+        found = super().convert(value, param, ctx)
+        if not isfinite(found):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return found
+
+
+def _check_text(text: str) -> None:
+    """Files and pages have no place for what controls a terminal, nor for what is no UTF-8."""
+    if any(category(each) in ("Cc", "Cs") for each in text):
+        raise click.BadParameter(f"{text!r} has characters that cannot be shown")
+
+
 def label(text: str) -> tuple[str, str]:
     """Key=Value, split at the first equals sign."""
+    _check_text(text)
     key, separator, value = (part.strip() for part in text.partition("="))
     if not separator or not key or not value:
         raise click.BadParameter(f'{text!r} is not "Key=Value"')
@@ -43,6 +64,7 @@ def input_data(text: str) -> str:
 
 def run_name(text: str) -> str:
     """Of a run, and of its files."""
+    _check_text(text)
     if not text or text.startswith(".") or "/" in text or "\0" in text:
         raise click.BadParameter(f"{text!r} is to name files: no '/' in it, no '.' before it")
     return text
@@ -100,7 +122,7 @@ _OPTIONS = (
     ),
     click.option(
         "--latency-threshold-ms",
-        type=click.FloatRange(0, min_open=True),
+        type=FiniteRange(0, min_open=True),
         help="Look for the most load at which the p95 latency is no larger.",
     ),
     click.option(
@@ -166,13 +188,13 @@ _OPTIONS = (
     ),
     click.option(
         "--stability-percentage",
-        type=click.FloatRange(0),
+        type=FiniteRange(0),
         default=10.0,
         show_default=True,
         help="Stop when throughput and avg latency of three windows in a row differ by no more.",
     ),
     click.option(
-        "--max-trials", type=click.IntRange(1), default=10, show_default=True, help="Stop after so many windows in any case."
+        "--max-trials", type=click.IntRange(1), default=7, show_default=True, help="Stop after so many windows in any case."
     ),
     click.option("--strict", is_flag=True, help="Exit with 3 when a row did not become stable."),
     click.option(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..client import Client
     from ..perf.configuration import Served
     from ..perf.plan import Memory
+    from ..perf.run_file import Machine
     from ..perf.target import Target, TargetSpec
 
 
@@ -31,12 +32,13 @@ class Opened(NamedTuple):
         """Of the server's machine, by name, as far as it has looked for them."""
         return tuple(gpu["name"] for gpu in (self.status or {}).get("gpus") or ())
 
-    def served(self, processor: str) -> Served:
-        """How the model is served, as far as the server says. `processor` is this machine's."""
+    def served(self, machine: Machine) -> Served:
+        """How the model is served, as far as the server says. `machine` is this one."""
         from ..perf.configuration import Served
+        from ..perf.machine import in_words
 
         spec, model = self.target.spec, self.target.model
-        here = processor if _is_here(spec.address) else ""
+        here = in_words(machine) if _is_here(spec.address) else ""
         return Served(here) if self.status is None else Served.from_status(self.status, model.name, model.version, here)
 
 

@@ -20,8 +20,12 @@ class SeveralNumbers(click.Option):
         super().__init__(*args, **{"metavar": "N...", "callback": _numbers, **attributes, "type": str, "multiple": True})
 
 
+LARGEST_RATE = 1_000_000
+"""Requests per second: each is scheduled beforehand, and no client of ours sends a tenth of that."""
+
+
 class SeveralRates(SeveralNumbers):
-    """Numbers above 0, with or without decimals."""
+    """Numbers above 0, with or without decimals, none beyond LARGEST_RATE."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **{"metavar": "R...", "callback": _rates, **attributes})
@@ -62,10 +66,11 @@ def _numbers(_ctx: click.Context, _parameter: click.Parameter, texts: tuple[str,
 
 def _rates(_ctx: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[float, ...]:
     for word in _words(texts):
-        if not (_RATE.fullmatch(word) and float(word) > 0):
-            raise click.BadParameter(f"{word!r} is not a number above 0, as 200 or 12.5")
+        if not (_RATE.fullmatch(word) and 0 < float(word) <= LARGEST_RATE):
+            raise click.BadParameter(f"{word!r} is not a number above 0 and up to {LARGEST_RATE}, as 200 or 12.5")
     return tuple(map(float, _words(texts)))
 
 
 def _words(texts: tuple[str, ...]) -> list[str]:
-    return [word for word in ",".join(texts).split(",") if word]
+    """Each once: a row of the table says no more when it is there twice."""
+    return list(dict.fromkeys(word for word in ",".join(texts).split(",") if word))

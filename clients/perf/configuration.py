@@ -43,7 +43,7 @@ class Gpu(NamedTuple):
 class Served(NamedTuple):
     """What is known of the server beside the model's configuration."""
 
-    processor: str = ""  # of the server's machine; "": unknown
+    processor: str = ""  # of the server's machine, and its cores; "": unknown
     instances: tuple[Gpu | None, ...] | None = None  # where each computes, None: on the CPU; None: unknown
 
     @classmethod

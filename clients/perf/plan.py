@@ -38,7 +38,7 @@ class Windows(Struct, frozen=True, kw_only=True):
     interval_ms: int = INTERVAL_MS
     request_count: int = 0
     stability_percentage: float = 10.0
-    max_trials: int = 10  # windows after which the last three must do
+    max_trials: int = 7  # windows after which the last three must do
 
 
 class Plan(Struct, frozen=True, kw_only=True):

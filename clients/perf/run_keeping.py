@@ -38,9 +38,14 @@ class KeptRun:
         """As it is now."""
         return self._run
 
-    def begin(self) -> None:
-        """Writes the files, without rows: what cannot be written is found before anything is measured."""
+    def begin(self) -> list[Path]:
+        """Writes the files, without rows: what cannot be written is found before anything is measured.
+
+        Returns those that were there before, and are replaced.
+        """
+        replaced = [path for path in self._paths if path.exists()]
         self._write()
+        return replaced
 
     def add(self, row: RowRecord, seconds: float) -> None:
         """A row was measured, so long after the run began."""

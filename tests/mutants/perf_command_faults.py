@@ -41,6 +41,20 @@ FAULTS = (
         (f"{FILES}test_files_say_at_any_time_what_is_known",),
     ),
     Fault(
+        "nobody is told that a run takes the place of another",
+        KEEPING,
+        "if path.exists()]",
+        "if not path.exists()]",
+        (f"{FILES}test_a_run_that_takes_the_place_of_another_says_which_files_it_replaces",),
+    ),
+    Fault(
+        "a limit that nothing is above",
+        "clients/cli/perf_options.py",
+        "if not isfinite(found):",
+        "if found is None:",
+        (f"{OPTIONS}test_what_makes_no_sense_is_wrong_usage_and_says_why",),
+    ),
+    Fault(
         "an interrupt loses the table",
         COMMAND,
         "        if kept.run.rows:\n",

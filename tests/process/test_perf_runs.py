@@ -18,6 +18,7 @@ from typing import IO, Any
 import pytest
 from running import START_S, RunningBroker, add_model, children_of, eventually
 
+from penstock.clients.perf.machine import in_words
 from penstock.clients.perf.run_file import Run, read_run
 
 PERF = [sys.executable, "-m", "penstock.clients.cli", "perf"]
@@ -79,7 +80,7 @@ def test_offline_three_files_say_the_same(broker: RunningBroker, tmp_path: Path)
     # And how the model is served, as the broker says, and as the labels do
     assert found.configuration["Backend"] == "fake"
     assert (found.configuration["Max batch size"], found.configuration["Number of model instances"]) == ("4", "2")
-    assert (found.configuration["Device kind"], found.configuration["Hardware"]) == ("cpu", found.machine.processor)
+    assert (found.configuration["Device kind"], found.configuration["Hardware"]) == ("cpu", in_words(found.machine))
     assert (found.configuration["Precision"], list(found.configuration)[-1]) == ("FP32", "Weights")
     # And the other files have the same rows, and nothing else is there
     assert [row["Inferences/Second"] for row in csv_rows(folder)] == [f"{row.inferences_per_s:.2f}" for row in found.rows]

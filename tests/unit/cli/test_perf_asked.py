@@ -119,6 +119,10 @@ ONLINE = ("--evaluation-mode", "online")
         ((*ONLINE, "--binary-search"), "give --latency-threshold-ms with it"),
         (("--binary-search", "--latency-threshold-ms", "5"), "--binary-search looks between two values"),
         ((*ONLINE, "--binary-search", "--latency-threshold-ms", "5", "--concurrency", "8", "8"), "looks between two values"),
+        (("--name", "a\udcff"), "'a\\udcff' has characters that cannot be shown"),
+        (("--label", "Precision=\x1b[31m"), "has characters that cannot be shown"),
+        (("--latency-threshold-ms", "nan"), "'nan' is not a finite number"),
+        (("--stability-percentage", "inf"), "'inf' is not a finite number"),
         (("--latency-threshold-ms", "0"), "0.0 is not in the range x>0"),
         (("--measurement-interval-ms", "5", "--measurement-request-count", "5"), "give one of them"),
         (("--serve", ".", "--address", "unix:///x"), "--serve measures a broker of its own: leave --address out"),
@@ -134,7 +138,7 @@ ONLINE = ("--evaluation-mode", "online")
         (("--result-path", "table"), "'table' ends with none of"),
         (("--input-data", "nosuch"), "'nosuch' is neither random nor zero, nor a file or directory that is there"),
         (("--processes", "0"), "0 is not in the range x>=1"),
-        (("--request-rate", "0"), "'0' is not a number above 0"),
+        (("--request-rate", "0"), "'0' is not a number above 0 and up to 1000000"),
     ],
 )
 def test_what_makes_no_sense_is_wrong_usage_and_says_why(words: tuple[str, ...], text: str) -> None:

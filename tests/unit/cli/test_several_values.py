@@ -33,6 +33,7 @@ def rated(word: str | None, rates: tuple[float, ...]) -> None:
         ("--sizes 1 2 4 m", "m [1, 2, 4] [1] None"),
         ("m --sizes 1 2 --counts 8 16 --rounds 3", "m [1, 2] [8, 16] 3"),
         ("m --sizes 1,2 4 --sizes 8", "m [1, 2, 4, 8] [1] None"),
+        ("m --sizes 2 1,2 --sizes 1", "m [2, 1] [1] None"),
         ("m --sizes=1 2 --counts=3", "m [1, 2] [3] None"),
         ("--sizes 1 2 -- 4", "4 [1, 2] [1] None"),
         ("--sizes 1 --rounds 7 m", "m [1] [1] 7"),
@@ -68,8 +69,8 @@ def test_rates_may_have_decimals(line: str, said: str) -> None:
     assert CliRunner().invoke(rated, line.split()).output == said + "\n"
 
 
-@pytest.mark.parametrize("word", ["0", "0.0", "-1", "1e3", "x"])
+@pytest.mark.parametrize("word", ["0", "0.0", "-1", "1e3", "x", "1000000.5", "9" * 400])
 def test_what_is_no_rate_is_refused(word: str) -> None:
     shown = CliRunner().invoke(rated, ["m", "--rates", word])
     assert shown.exit_code == 2
-    assert f"'{word}' is not a number above 0, as 200 or 12.5" in shown.output
+    assert f"'{word}' is not a number above 0 and up to 1000000, as 200 or 12.5" in shown.output

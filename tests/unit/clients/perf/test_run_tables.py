@@ -141,12 +141,25 @@ def test_what_is_no_run_is_refused_by_name(tmp_path: Path) -> None:
         read_run(tmp_path / "r.json")
 
 
+def test_a_run_that_takes_the_place_of_another_says_which_files_it_replaces(tmp_path: Path) -> None:
+    paths = [tmp_path / "r.json", tmp_path / "r.csv"]
+    KeptRun(run(ROW), paths[1:]).begin()
+    assert KeptRun(run(ROW), paths).begin() == paths[1:]
+
+
+def test_a_name_that_is_too_long_for_a_file_is_named_as_it_was_given(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 300 + ".json")
+    with pytest.raises(OSError, match="name too long") as raised:
+        write_run(run(), path)
+    assert raised.value.filename == str(path)
+
+
 def test_files_say_at_any_time_what_is_known(tmp_path: Path) -> None:
     # Given a run that is to be kept in three files
     paths = [tmp_path / f"r{suffix}" for suffix in (".json", ".csv", ".md")]
     kept = KeptRun(run(), paths)
-    # When it begins, then they are there without rows
-    kept.begin()
+    # When it begins, then they are there without rows, and nothing was before
+    assert kept.begin() == []
     kept.check_invariants()
     assert (read_run(paths[0]).rows, read_run(paths[0]).complete) == ((), False)
     assert paths[1].read_text() == HEADER + "\n"
