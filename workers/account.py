@@ -3,20 +3,30 @@
 
 from __future__ import annotations
 
+from time import monotonic_ns
+
 from ..ipc.messages import Copied
 
 
 class Account:
     """The books of one batch. Times in ns, summed over its executions."""
 
-    __slots__ = ("_copies", "infer_ns", "input_ns", "output_ns")
+    __slots__ = ("_copies", "infer_ns", "input_ns", "mark_ns", "output_ns")
 
-    def __init__(self) -> None:
+    def __init__(self, mark_ns: int = 0) -> None:
+        self.mark_ns = mark_ns  # when the batch began; then, when the last lap ended
         self.input_ns = 0
         self.infer_ns = 0
         self.output_ns = 0
         #: kind -> (copies, bytes)
         self._copies: dict[str, tuple[int, int]] = {}
+
+    def lap(self) -> int:
+        """The time since the last lap, which ends now: stages that are laps follow one another without a gap."""
+        ended_ns = monotonic_ns()
+        took_ns = ended_ns - self.mark_ns
+        self.mark_ns = ended_ns
+        return took_ns
 
     def copied(self, kind: str, count: int, byte_size: int) -> None:
         """Adds copies of one kind; see Copied."""

@@ -124,7 +124,7 @@ class BatchRunner:
     def _run_packed(
         self, batch: Batch, ready: Sequence[Prepared | PenstockError | None], started_ns: int
     ) -> tuple[BatchDone, list[int]]:
-        account = Account()
+        account = Account(started_ns)
         all_jobs = [Job(prepared) if isinstance(prepared, Prepared) else prepared for prepared in ready]
         jobs = [job for job in all_jobs if isinstance(job, Job)]
         for together in [[job] for job in jobs] if self._one_by_one else [jobs]:
@@ -140,35 +140,36 @@ class BatchRunner:
 
     def _execute(self, jobs: Sequence[Job], account: Account) -> None:
         """One execution: order, pack, compute, deliver. Raises what the backend raises."""
-        begun_ns = monotonic_ns()
         ordered = self._packer.order(jobs)
         packed = self._packer.pack(ordered, account) if ordered else None
-        packed_ns = monotonic_ns()
-        account.input_ns += packed_ns - begun_ns
+        account.input_ns += account.lap()  # looking up what is to be executed is in it
         if packed is None or all(job.error is not None for job in ordered):
             return
         work = packed.work
         try:
             results = self._backend.execute(work)
         finally:
-            computed_ns = monotonic_ns()
-            account.infer_ns += computed_ns - packed_ns
+            account.infer_ns += account.lap()
         checked = self._writer.checked(work, results)
         for at, error in work.failures.items():
             ordered[at].error = ordered[at].error or error
         self._writer.deliver(ordered, packed, checked, account)
-        account.output_ns += monotonic_ns() - computed_ns
+        account.output_ns += account.lap()
 
 
 def report_of(
     batch: Batch, jobs: Sequence[Job | PenstockError | None], account: Account, started_ns: int, writer: OutputWriter
 ) -> tuple[BatchDone, list[int]]:
-    """The report of a batch whose requests, in its order, have their outcome, and the descriptors that go with it."""
+    """The report of a batch whose requests, in its order, have their outcome, and the descriptors that go with it.
+
+    Making it belongs to bringing outputs to their places.
+    """
     items: list[ItemResult] = []
     fds: list[int] = []
     if not all(isinstance(job, Job) and job.error is None and job.item is None for job in jobs):
         items = [_item(job, writer) for job in jobs]
         fds = [job.fd for job in jobs if isinstance(job, Job) and job.fd >= 0]
+    account.output_ns += account.lap()
     report = BatchDone(
         batch.batch,
         started_ns,
@@ -178,7 +179,7 @@ def report_of(
         items,
         account.copies(),
         fds=len(fds),
-        ended_ns=monotonic_ns(),
+        ended_ns=account.mark_ns,
         lane=batch.lane,
     )
     return report, fds

@@ -95,6 +95,13 @@ FAULTS = (
         (f"{ROWS}test_interrupted_in_a_later_window_it_gives_those_that_are_complete",),
     ),
     Fault(
+        "looking up what is to be executed belongs to no stage",
+        "workers/batches.py",
+        "account = Account(started_ns)",
+        "account = Account(monotonic_ns())",
+        ("tests/contract/test_backends.py::test_a_batch_has_no_time_beside_its_stages[identity]",),
+    ),
+    Fault(
         "a lost connection is counted as a request that failed",
         "clients/perf/targets/own.py",
         "elif isinstance(error, PenstockError) and future.state is not State.LOST:",

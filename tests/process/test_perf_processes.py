@@ -54,9 +54,9 @@ def test_they_share_a_load_and_their_figures_are_of_all(broker: RunningBroker, l
     assert [(row.requests, row.failed, row.windows) for row in found] == [(72, 0, 3)] * 3
     assert [row.concurrency for row in found[:2]] == [4, 2]
     for row in found:
-        # And stages still add up to the mean latency, next to nothing being left over
+        # And stages still add up to the mean latency, nothing being left over but what rounding leaves
         assert row.stages.latency_ns == row.latencies.avg_ns
-        assert -1 <= row.stages.unaccounted_ns < 0.25 * row.latencies.avg_ns
+        assert abs(row.stages.unaccounted_ns) <= 4
         assert all(stage >= 0 for stage in row.stages[:-1])
     # And none is left
     assert clients() == []

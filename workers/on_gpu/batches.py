@@ -96,6 +96,7 @@ class DeviceRunner:
         placed = [job for job in jobs if isinstance(job, Job)]
         groups = [self._order(together) for together in ([[job] for job in placed] if self._one_by_one else [placed])]
         flight.left = sum(map(len, groups))
+        flight.account.input_ns += flight.account.lap()
         for ordered in groups:
             if ordered:
                 self._executor.execute(ordered, flight)
@@ -179,4 +180,5 @@ class DeviceRunner:
             return Ended(flight.batch, failed(flight.batch, started_ns, flight.whole_error, account.infer_ns), [])
         if flight.was_behind:  # the wait for those before it is waiting, as in a queue
             started_ns = max(started_ns, monotonic_ns() - account.input_ns - account.infer_ns - account.output_ns)
+        account.lap()  # from submitting it until here the device's clock counts
         return Ended(flight.batch, *report_of(flight.batch, flight.jobs, account, started_ns, self._writer))

@@ -32,7 +32,7 @@ class Flight:
         self.jobs = jobs
         #: how many of them are to be executed, and have not ended
         self.left = 0
-        self.account = Account()
+        self.account = Account(self.begun_ns)
         #: others were in flight when it came
         self.was_behind = False
         #: why all of it failed
