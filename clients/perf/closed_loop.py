@@ -56,27 +56,21 @@ class ClosedLoop:
         return recording.load(self._batch, (began_ns, ended_ns), time.process_time_ns() - cpu_ns, most)
 
     def _run_one(self, recording: Recording, end_ns: int, left: int) -> int:
-        """The same for one request at a time, with less between one and the next."""
-        clock, send, take, idle, moments = (
-            time.monotonic_ns,
-            self._requests.send,
-            self._requests.take,
-            self._idle,
-            recording.moments,
-        )
-        ended_ns = 0
+        """The same for one request at a time, with next to nothing between one and the next: it is noted while that is away."""
+        clock, send, take, idle = time.monotonic_ns, self._requests.send, self._requests.take, self._idle
+        ended_ns, last = 0, None
         while left and ended_ns < end_ns:
-            number = idle.popleft()
             began_ns = clock()
-            send((number,))
+            send((idle[0],))
             sent_ns = clock()
-            for _, read_ns, ended_ns, error in take():
-                if error is None:
-                    moments.extend((began_ns, sent_ns, read_ns, ended_ns))
-                else:
-                    recording.errors.append(error)
-            idle.append(number)
+            idle.rotate(-1)
+            if last is not None:
+                recording.note(*last)
+            ((_, read_ns, ended_ns, error),) = take()
+            last = began_ns, sent_ns, read_ns, ended_ns, error
             left -= 1
+        if last is not None:
+            recording.note(*last)
         return ended_ns
 
     def _send(self, count: int) -> int:
@@ -94,10 +88,7 @@ class ClosedLoop:
         count = ended_ns = 0
         for number, read_ns, ended_ns, error in self._requests.take():
             began_ns, sent_ns = self._flying.pop(number)
-            if error is None:
-                recording.moments.extend((began_ns, sent_ns, read_ns, ended_ns))
-            else:
-                recording.errors.append(error)
+            recording.note(began_ns, sent_ns, read_ns, ended_ns, error)
             self._idle.append(number)
             count += 1
         return count, ended_ns

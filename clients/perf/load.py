@@ -94,6 +94,13 @@ class Recording:
         """Every request has all of its moments."""
         assert len(self.moments) % 4 == 0, self
 
+    def note(self, began_ns: int, sent_ns: int, read_ns: int, ended_ns: int, error: PenstockError | None) -> None:
+        """The moments of a request that succeeded; of one that failed, why."""
+        if error is None:
+            self.moments.extend((began_ns, sent_ns, read_ns, ended_ns))
+        else:
+            self.errors.append(error)
+
     def load(self, batch: int, span_ns: tuple[int, int], cpu_ns: int, most_in_flight: int) -> Load:
         """All of it, of requests of `batch` rows each."""
         found = np.frombuffer(self.moments, np.int64).reshape(-1, 4)

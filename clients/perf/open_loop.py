@@ -98,10 +98,7 @@ class OpenLoop:
         timeout_ns = max(self._due[0] - time.monotonic_ns(), 0) if self._due and not is_full else None
         for number, read_ns, ended_ns, error in self._requests.take(timeout_ns):
             due_ns, sent_ns = self._flying.pop(number)
-            if error is None:
-                recording.moments.extend((due_ns, sent_ns, read_ns, ended_ns))
-            else:
-                recording.errors.append(error)
+            recording.note(due_ns, sent_ns, read_ns, ended_ns, error)
             self._idle.append(number)
         if is_full:
             self._freed_ns = time.monotonic_ns()

@@ -33,9 +33,9 @@ FAULTS = (
     ),
     Fault(
         "a request that failed has a latency",
-        OPEN_LOOP,
-        "            if error is None:",
-        "            if True:",
+        "clients/perf/load.py",
+        "        if error is None:",
+        "        if True:",
         (f"{LOOP}test_what_fails_is_counted_and_belongs_to_no_latency",),
     ),
     Fault(
