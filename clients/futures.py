@@ -15,7 +15,7 @@ from concurrent import futures
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .pending import Entry
+from .pending import Entry, State
 from .results import InferResult
 
 _PENDING, _FINISHED, _CANCELLED = "PENDING", "FINISHED", "CANCELLED_AND_NOTIFIED"  # _base.py's names of the states
@@ -62,6 +62,26 @@ class FirstOf(Entry):
     def answered(self) -> bool:  # type: ignore[override]  # the base class's can be set as well
         """Whether one of them has an answer."""
         return any(entry.answered for entry in self._entries)
+
+
+class Release(Entry):
+    """Stands for the memory of a request that failed while a worker had it: answered once it is free, or the connection lost."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: Entry) -> None:
+        # Not Entry.__init__, as above.
+        self._request = request
+        self.deadline_ns = 0
+        self.waiters = None
+
+    def __repr__(self) -> str:
+        return f"<Release of {self._request!r}>"
+
+    @property
+    def answered(self) -> bool:  # type: ignore[override]  # as above
+        """Whether no worker can touch it any more."""
+        return self._request.state in (State.ENDED, State.LOST)
 
 
 class InferFuture(Entry, _Future):
@@ -157,14 +177,14 @@ class InferFuture(Entry, _Future):
             raise self.error
         return self.error
 
-    def wait_for_any(self, futures: Collection[InferFuture], timeout_s: float | None = None) -> int:
-        """Reads until one of the futures, all of this future's client, is answered; when that was read, in monotonic ns.
+    def wait_for_any(self, entries: Collection[InferFuture | Release], timeout_s: float | None = None) -> int:
+        """Reads until one of these, all of this future's client, is answered; when that was read, in monotonic ns.
 
         Or until `timeout_s` is over (None: no limit). Those that have an answer then say so by `answered`. For the only thread
         that waits on a client: costs a fraction of concurrent.futures.wait, which has another thread read, and heeds no
         timeouts of requests.
         """
-        self._reading.wait(FirstOf(futures) if len(futures) > 1 else next(iter(futures)), timeout_s)
+        self._reading.wait(FirstOf(entries) if len(entries) > 1 else next(iter(entries)), timeout_s)
         return self._reading.heard_ns
 
     def set_result(self, _result: Any) -> None:

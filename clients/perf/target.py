@@ -63,7 +63,10 @@ class Requests(Protocol):
         ...
 
     def take(self, timeout_ns: int | None = None) -> Iterable[Answer]:
-        """Waits for the first answer, and returns all that came with it; none where the time has passed (None: no limit)."""
+        """Waits for the first answer, and returns all that came with it; none where the time has passed (None: no limit).
+
+        Whatever it has returned can be sent again.
+        """
         ...
 
 

@@ -96,6 +96,37 @@ def test_a_refused_request_is_an_answer(broker: FakeBroker, requests: OwnRequest
     assert len(broker.of(Infer)) == 3
 
 
+def test_what_has_failed_is_told_when_its_memory_is_free(broker: FakeBroker, requests: OwnRequests) -> None:
+    # Given two requests, of which one fails while a worker still has its memory
+    broker.hold = True
+    requests.send([0, 1])
+    broker.wait_held(2)
+    broker.fail("DEADLINE_EXCEEDED", released=False)
+    # Then that is nothing that could be sent again
+    assert list(requests.take(SOON_NS)) == []
+    requests.check_invariants()
+    # When the other is answered, it is told alone
+    broker.answer(1)
+    assert [each.number for each in requests.take()] == [1]
+    # And when the memory is free, the failure is told, and the next can be sent
+    broker.release()
+    (answer,) = requests.take()
+    assert (answer.number, answer.error.code) == (0, "DEADLINE_EXCEEDED")  # type: ignore[union-attr]
+    broker.hold = False
+    requests.send([0])
+    assert [(each.number, each.error) for each in requests.take()] == [(0, None)]
+
+
+def test_a_connection_that_is_lost_frees_what_was_withheld(broker: FakeBroker, requests: OwnRequests) -> None:
+    broker.hold = True
+    requests.send([0])
+    broker.wait_held(1)
+    broker.fail("DEADLINE_EXCEEDED", released=False)
+    assert list(requests.take(SOON_NS)) == []
+    broker.die()
+    assert [each.number for each in requests.take()] == [0]
+
+
 def test_a_lost_connection_is_no_answer(broker: FakeBroker, requests: OwnRequests) -> None:
     broker.hold = True
     requests.send([0, 1])

@@ -95,6 +95,13 @@ FAULTS = (
         (f"{ROWS}test_interrupted_in_a_later_window_it_gives_those_that_are_complete",),
     ),
     Fault(
+        "a request that failed is sent again while a worker has its memory",
+        "clients/perf/targets/own.py",
+        "if future.state is State.QUARANTINED:",
+        "if future.state is State.ABANDONED:",
+        (f"{OWN}test_what_has_failed_is_told_when_its_memory_is_free[local]",),
+    ),
+    Fault(
         "looking up what is to be executed belongs to no stage",
         "workers/batches.py",
         "account = Account(started_ns)",

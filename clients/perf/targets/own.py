@@ -11,7 +11,7 @@ from typing import Any
 
 from ....ipc.errors import PenstockError
 from ...client import Client
-from ...futures import InferFuture
+from ...futures import InferFuture, Release
 from ...models import ModelInfo
 from ...pending import State
 from ...results import InferResult
@@ -32,13 +32,15 @@ class OwnRequests:
         self._check = check
         #: future of each request in flight -> its number
         self._flying: dict[InferFuture, int] = {}
+        #: of each request that has failed, and whose memory a worker still has: its future, and what is told once it is free
+        self._withheld: dict[Release, tuple[InferFuture, Answer]] = {}
 
     def __repr__(self) -> str:
-        return f"<OwnRequests {len(self._flying)} of {len(self._slots)} in flight>"
+        return f"<OwnRequests {len(self._flying)} of {len(self._slots)} in flight, {len(self._withheld)} not released>"
 
     def check_invariants(self) -> None:
         """Each request is in flight once at most."""
-        numbers = list(self._flying.values())
+        numbers = [*self._flying.values(), *(answer.number for _, answer in self._withheld.values())]
         assert len(set(numbers)) == len(numbers) <= len(self._slots), self
 
     def __len__(self) -> int:
@@ -53,10 +55,25 @@ class OwnRequests:
             self._flying.update(zip(futures, numbers, strict=True))
 
     def take(self, timeout_ns: int | None = None) -> list[Answer]:
-        """What was read together comes together. Raises BrokerError when the connection is lost."""
+        """What was read together comes together; what has failed, when it can be sent again: its memory is free.
+
+        Raises BrokerError when the connection is lost.
+        """
+        timeout_s = None if timeout_ns is None else timeout_ns / 1e9
+        while not (answers := self._take(timeout_s)) and timeout_s is None:
+            pass
+        return answers
+
+    def _take(self, timeout_s: float | None) -> list[Answer]:
+        """The same, or nothing where what was read is withheld."""
         flying, clock = self._flying, time.monotonic_ns
-        read_ns = next(iter(flying)).wait_for_any(flying, None if timeout_ns is None else timeout_ns / 1e9)
-        answers = []
+        answers: list[Answer] = []
+        if self._withheld:
+            any_future = next(iter(flying), None) or next(iter(self._withheld.values()))[0]
+            read_ns = any_future.wait_for_any([*flying, *self._withheld], timeout_s)
+            answers += [self._withheld.pop(release)[1] for release in list(self._withheld) if release.answered]
+        else:
+            read_ns = next(iter(flying)).wait_for_any(flying, timeout_s)
         results: list[tuple[Slot, InferResult]] = []
         for future in [future for future in flying if future.answered]:
             number = flying.pop(future)
@@ -67,7 +84,11 @@ class OwnRequests:
                 if self._check is not None:
                     results.append((self._slots[number], result))
             elif isinstance(error, PenstockError) and future.state is not State.LOST:
-                answers.append(Answer(number, read_ns, clock(), error))
+                answer = Answer(number, read_ns, clock(), error)
+                if future.state is State.QUARANTINED:
+                    self._withheld[Release(future)] = future, answer
+                else:
+                    answers.append(answer)
             else:
                 raise error
         for slot, result in results:  # when all are timed: none waits for another's check
@@ -78,6 +99,7 @@ class OwnRequests:
         """The slots are given back: whoever still holds this holds no memory by it. Idempotent."""
         self._slots = ()
         self._flying.clear()
+        self._withheld.clear()
 
 
 class OwnTarget:
