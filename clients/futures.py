@@ -65,7 +65,7 @@ class FirstOf(Entry):
 
 
 class Release(Entry):
-    """Stands for the memory of a request that failed while a worker had it: answered once it is free, or the connection lost."""
+    """Stands for the memory of a request that failed while a worker had it: answered once it is free, or all is lost."""
 
     __slots__ = ("_request",)
 

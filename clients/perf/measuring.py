@@ -21,7 +21,7 @@ from .notes import notes_of
 from .percentiles import WINDOWS_THAT_AGREE, is_stable, latencies_of
 from .plan import Plan, Point
 from .processes import ClientProcesses
-from .search import Probes, probes_of
+from .search import Probes, excess_of, probes_of
 from .stages import ServerCounts, counted_together, stages_of, together
 from .target import Target
 
@@ -110,11 +110,10 @@ class Measurer:
         return False
 
     def _excess(self, row: Row) -> tuple[str, ...]:
-        """A note where the latency is more than it may be."""
+        """A note where the load is not within the threshold."""
         threshold_ms = self._plan.latency_threshold_ms
-        if threshold_ms is None or row.latencies.p95_ns <= threshold_ms * 1e6:
-            return ()
-        return (f"the p95 latency exceeds the threshold of {threshold_ms:g} ms",)
+        why = "" if threshold_ms is None else excess_of(row.latencies.p95_ns / 1e6, row.requests, row.failed, threshold_ms)
+        return (why,) if why else ()
 
     def _told(self, row: Row) -> Row:
         for note in row.notes:

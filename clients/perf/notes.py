@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from .load import Load, failures_of
+import numpy as np
+
+from .load import ENDED, Load, failures_of
 from .percentiles import Latencies
 from .stages import ServerCounts
 
@@ -18,7 +20,8 @@ MATTERS = 0.05
 def notes_of(loads: Sequence[Load], counted: ServerCounts, latencies: Latencies, cpu_percent: float) -> tuple[str, ...]:
     """Of the windows of a row."""
     return (
-        *_failures(failures_of(loads)), *_cache(counted), *_lateness(loads, latencies), *_rate(loads), *_processor(cpu_percent),
+        *_failures(failures_of(loads)), *_cache(counted), *_lateness(loads, latencies), *_rate(loads), *_ends(loads),
+        *_processor(cpu_percent),
     )  # fmt: skip
 
 
@@ -54,6 +57,18 @@ def _rate(loads: Sequence[Load]) -> Iterator[str]:
         yield (
             f"the rate was not reached: {reached:.1f} requests/s were answered of {scheduled:.1f} that were due (or windows "
             "are short against the latency)"
+        )
+
+
+def _ends(loads: Sequence[Load]) -> Iterator[str]:
+    """Of closed loops: what in flight was missing while the last answer of each window was awaited, and nothing sent."""
+    closed = [load for load in loads if not load.scheduled_per_s]
+    missing_ns = sum(int((load.ended_ns - np.sort(load.moments[:, ENDED])[-load.most_in_flight :]).sum()) for load in closed)
+    asked_ns = sum(load.elapsed_ns * load.most_in_flight for load in closed)
+    if missing_ns > MATTERS * asked_ns:
+        yield (
+            f"windows are short against the latency: {missing_ns / asked_ns:.0%} of the load was missing at their ends, where "
+            "the last answers are awaited; longer ones have less of it"
         )
 
 

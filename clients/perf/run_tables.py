@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from .figures import COLUMNS, Row, document, place_of
 from .run_file import RowRecord, Run
+from .search import excess_of
 
 
 class Shown(NamedTuple):
@@ -39,10 +40,14 @@ def record_of(row: Row) -> RowRecord:
 
 
 def most_within(rows: Sequence[RowRecord], threshold_ms: float) -> list[str]:
-    """What a search has found: the most load of each batch size at which the p95 latency did not exceed the threshold."""
+    """What a search has found: the most load of each batch size that was within the threshold."""
     found = []
     for batch in dict.fromkeys(row.batch for row in rows):
-        within = [row for row in rows if row.batch == batch and row.p95_latency_ms <= threshold_ms]
+        within = [
+            row
+            for row in rows
+            if row.batch == batch and not excess_of(row.p95_latency_ms, row.requests, row.failed, threshold_ms)
+        ]
         if within:
             best = max(within, key=lambda row: row.request_rate or row.concurrency)
             found.append(f"the most load with a p95 latency within {threshold_ms:g} ms: {place_of(best)}")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which points are measured, where a latency is not to be exceeded: all up to there, or those of a binary search.
 
-Of a point is said whether its p95 latency stayed within the threshold. Each batch size is looked at for itself.
+Of a point is said whether it stayed within the threshold (`excess_of`). Each batch size is looked at for itself.
 """
 
 from __future__ import annotations
@@ -16,6 +16,18 @@ Probes = Generator[Point, bool, None]
 """Gives the next point to be measured, and is sent whether the one before was within the threshold."""
 PRECISION = 0.01
 """A binary search over rates ends when they are this close, as a part of the largest asked for. Over concurrency: exact."""
+
+MAY_EXCEED = 0.05
+"""So many requests may take longer than a threshold on the p95 latency; one that failed was not answered in time either."""
+
+
+def excess_of(p95_ms: float, succeeded: int, failed: int, threshold_ms: float) -> str:
+    """Why a load is not within the threshold; empty where it is."""
+    if p95_ms > threshold_ms:
+        return f"the p95 latency exceeds the threshold of {threshold_ms:g} ms"
+    if failed > MAY_EXCEED * (succeeded + failed):
+        return f"more requests failed than the {MAY_EXCEED:.0%} that may exceed the threshold of {threshold_ms:g} ms"
+    return ""
 
 
 def probes_of(plan: Plan) -> Probes:

@@ -102,6 +102,20 @@ FAULTS = (
         (f"{OWN}test_what_has_failed_is_told_when_its_memory_is_free[local]",),
     ),
     Fault(
+        "a load whose requests fail is within any threshold",
+        SEARCH,
+        "if failed > MAY_EXCEED * (succeeded + failed):",
+        "if failed > succeeded + failed:",
+        (f"{ROWS}test_a_load_whose_requests_fail_is_not_within_a_threshold",),
+    ),
+    Fault(
+        "what a closed loop misses at the end of a window is not told",
+        "clients/perf/notes.py",
+        "[-load.most_in_flight :]",
+        "[-1:]",
+        (f"{ROWS}test_windows_that_are_short_against_the_latency_are_told_of",),
+    ),
+    Fault(
         "looking up what is to be executed belongs to no stage",
         "workers/batches.py",
         "account = Account(started_ns)",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from penstock.clients.models import ModelInfo
+from penstock.clients.perf.figures import Row
 from penstock.clients.perf.load import Load, gathered
 from penstock.clients.perf.measuring import Measurer, Window, row_of
 from penstock.clients.perf.plan import Plan, Point, Windows
@@ -88,6 +89,19 @@ def test_a_rate_that_was_not_reached_is_told() -> None:
     # And requests that failed were answered too
     failed = window(1000, scheduled_per_s=2e6, failed={"OVERLOADED": 2})
     assert row_of(Point(4, 64, 2e6), [failed], stable=False).notes == ("2 requests failed: OVERLOADED",)
+
+
+def test_windows_that_are_short_against_the_latency_are_told_of() -> None:
+    # Given two in flight, of which one had its last answer when the other's began, in a window of five latencies
+    moments = np.array([[at, at, at, at + 100] for at in (0, 100, 200, 300, 400, 0, 100, 200, 300)])
+    short = load_of(100, most_in_flight=2)._replace(moments=moments, rows=9, ended_ns=500)
+    row = row_of(Point(1, 2), [Window(short, ServerCounts(9, 0, 0, 0, 0, 0, 0))], stable=False)
+    # Then a tenth of the load was missing
+    (note,) = row.notes
+    assert "10% of the load was missing at their ends" in note
+    # And of a hundred latencies it is not worth a note
+    long = short._replace(began_ns=-9500)
+    assert row_of(Point(1, 2), [Window(long, ServerCounts(9, 0, 0, 0, 0, 0, 0))], stable=False).notes == ()
 
 
 # --- measuring ---------------------------------------------------------------------------------------------------------------
@@ -207,3 +221,18 @@ def test_more_load_than_exceeds_the_threshold_is_not_measured() -> None:
     # Then less load is measured, and the other batch size, but no more of the same
     assert [(row.batch, row.concurrency) for row in rows] == [(1, 2), (1, 1), (2, 4)]
     assert all(row.notes[0] == "the p95 latency exceeds the threshold of 0 ms" for row in rows)
+
+
+def test_a_load_whose_requests_fail_is_not_within_a_threshold() -> None:
+    # Given that one request of ten, or of forty, is refused
+    def measured(refused_of: int) -> list[Row]:
+        target = PaperTarget(lambda total: BrokerError("busy", Code.OVERLOADED) if total % refused_of == 3 else None)
+        windows = Windows(request_count=40, warmup=0, stability_percentage=1e9)
+        plan = Plan(points=(Point(1, 1), Point(1, 2)), memory="none", windows=windows, latency_threshold_ms=1e9)
+        return list(Measurer(target, plan, print).rows())
+
+    # When latencies are held against a threshold that they are all within
+    (row,) = measured(10)
+    # Then one of ten is too many, and no more load is measured; one of forty is not
+    assert row.notes[0].startswith("more requests failed than the 5%")
+    assert [row.notes[0] for row in measured(40)] == ["3 requests failed: OVERLOADED"] * 2
