@@ -9,6 +9,8 @@ import threading
 
 SELECTABLE = 1024
 """Descriptors below this can be waited for by select(2) (FD_SETSIZE), which counts us where Python's poll counts ms."""
+LONGEST_S = 86400.0
+"""No wait is longer: Python's poll takes 24 days at most, and its select 292 years."""
 
 
 class Watch:
@@ -32,10 +34,11 @@ class Watch:
 
     def wait(self, timeout_s: float | None) -> None:
         """Returns when there is input, after an interruption, or when the time is up; sometimes for nothing."""
-        if timeout_s is None or max(self._fd, self._wake_fd) >= SELECTABLE:
-            ready = [fd for fd, _ in self._poll.poll(None if timeout_s is None else timeout_s * 1000)]
+        limit_s = None if timeout_s is None else min(timeout_s, LONGEST_S)
+        if limit_s is None or max(self._fd, self._wake_fd) >= SELECTABLE:
+            ready = [fd for fd, _ in self._poll.poll(None if limit_s is None else limit_s * 1000)]
         else:
-            ready, _, _ = select.select((self._fd, self._wake_fd), (), (), timeout_s)
+            ready, _, _ = select.select((self._fd, self._wake_fd), (), (), limit_s)
         if self._wake_fd in ready:
             os.eventfd_read(self._wake_fd)
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any
@@ -126,8 +126,9 @@ class ClientProcesses:
             process.connection.close()  # all of them, before the first is waited for
             if at_once:
                 process.kill()
-        while self._all:
-            self._all.pop().close()
+        with ExitStack() as each:  # all of them, should this be interrupted while one is waited for
+            while self._all:
+                each.callback(self._all.pop().close)
 
     @contextmanager
     def at(self, point: Point) -> Iterator[Crew]:

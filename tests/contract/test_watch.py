@@ -12,7 +12,7 @@ import pytest
 from penstock.clients import watch as watching
 from penstock.clients.watch import Watch
 
-LIMITS = [None, 20.0]
+LIMITS = [None, 20.0, 1e10]
 
 
 @pytest.fixture(params=[watching.SELECTABLE, 0], ids=["select", "poll"])

@@ -16,7 +16,7 @@ from running import LINKS, RunningBroker, add_model, children_of
 from penstock.clients.perf.figures import Row
 from penstock.clients.perf.measuring import Measurer
 from penstock.clients.perf.plan import Plan, Point, Windows, memory_over
-from penstock.clients.perf.processes import PROGRAM
+from penstock.clients.perf.processes import PROGRAM, ClientProcess
 from penstock.clients.perf.target import TargetSpec
 from penstock.clients.perf.targets import open_target
 from penstock.ipc.errors import BrokerError, MachineError, ModelError
@@ -131,6 +131,28 @@ def test_who_takes_one_row_only_leaves_none(broker: RunningBroker) -> None:
     next(rows)
     assert len(clients()) == 2
     rows.close()  # type: ignore[attr-defined]  # it is a generator
+    assert clients() == []
+
+
+def test_interrupted_while_one_is_waited_for_the_other_is_reaped_too(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a measurement by two processes, and an interruption while the first of them is ended
+    closed: list[int] = []
+    close = ClientProcess.close
+
+    def interrupted(process: ClientProcess) -> None:
+        close(process)
+        closed.append(process.number)
+        if len(closed) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ClientProcess, "close", interrupted)
+    rows = rows_of(broker, "echo", "local", Point(1, 2), Point(1, 4))
+    next(rows)
+    with pytest.raises(KeyboardInterrupt):
+        rows.close()  # type: ignore[attr-defined]  # it is a generator
+    assert sorted(closed) == [0, 1]
     assert clients() == []
 
 
