@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,13 @@ def own_addresses(folder: str) -> tuple[str, str]:
 
 @contextmanager
 def own_broker(repository: Path) -> Iterator[tuple[str, str]]:
-    """Serves a repository until the block ends; the addresses, the local link's first."""
-    with interrupted_once(), tempfile.TemporaryDirectory(prefix="penstock-") as folder, Children() as children:
-        addresses = own_addresses(folder)
+    """Serves a repository until the block ends; the addresses, the local link's first.
+
+    Should this process be killed, its broker dies with it, and the next broker of this user removes the folder of sockets.
+    """
+    from ...runtime.repository.private_directories import PrivateDirectory
+
+    with interrupted_once(), closing(PrivateDirectory.create(0)) as folder, Children() as children:
+        addresses = own_addresses(str(folder.path))
         hear_ready(start_broker(children, repository, addresses))
         yield addresses

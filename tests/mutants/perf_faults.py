@@ -78,15 +78,15 @@ FAULTS = (
     Fault(
         "a request's answer was read when its result was built",
         CLOSED_LOOP,
-        "                    moments.extend((began_ns, sent_ns, read_ns, ended_ns))",
-        "                    moments.extend((began_ns, sent_ns, ended_ns, ended_ns))",
+        "last = began_ns, sent_ns, read_ns, ended_ns, error",
+        "last = began_ns, sent_ns, ended_ns, ended_ns, error",
         (f"{LOOP}test_moments_of_one_request",),
     ),
     Fault(
         "what came back last is sent first",
         CLOSED_LOOP,
-        "number = idle.popleft()",
-        "number = idle.pop()",
+        "idle.rotate(-1)",
+        "idle.rotate(0)",
         (f"{LOOP}test_each_prepared_request_is_used_again_last",),
     ),
     Fault(

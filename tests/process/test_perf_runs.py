@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from running import START_S, RunningBroker, add_model, children_of, eventually
+from running import START_S, RunningBroker, add_model, children_of, eventually, is_alive
 
 from penstock.clients.perf.machine import in_words
 from penstock.clients.perf.run_file import Run, read_run
+from penstock.runtime.repository.private_directories import sweep
 
 PERF = [sys.executable, "-m", "penstock.clients.cli", "perf"]
 FEW = ("--measurement-request-count", "12", "--max-trials", "3", "--warmup", "3")
@@ -155,6 +156,31 @@ def test_interrupted_between_rows_it_keeps_them(tmp_path: Path, number: signal.S
     assert "The run is not complete" in (out / "r.md").read_text()
     assert f"{found.rows[1].inferences_per_s:.2f}" in (out / "table").read_text()
     assert names(out) == ["r.csv", "r.json", "r.md", "table"]
+
+
+def test_killed_it_leaves_nothing_that_the_next_broker_does_not_remove(tmp_path: Path) -> None:
+    # Given a run of two client processes against a broker of its own
+    add_model(tmp_path / "models", "echo")
+    words = ("--serve", str(tmp_path / "models"), "--concurrency", "2", "--processes", "2", *ENDLESS)
+    with measuring("echo", *words, folder=tmp_path) as (perf, said):
+        wait_for(said, "window 1:")
+        children = children_of(perf.pid)
+        (address,) = {
+            word
+            for pid in children
+            for word in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            if word.startswith("unix://")
+        }
+        folder = Path(address.removeprefix("unix://")).parent
+        assert len(children) == 3 and folder.is_dir()
+        # When it is killed
+        perf.kill()
+        perf.wait()
+        # Then its processes end with it
+        eventually(lambda: not any(map(is_alive, children)), START_S, "the children end")
+    # And the folder of their sockets is removed before the next is made
+    sweep()
+    assert not folder.exists()
 
 
 def test_interrupted_within_a_row_it_keeps_the_windows_there_are(broker: RunningBroker, tmp_path: Path) -> None:
