@@ -10,6 +10,7 @@ import time
 from collections import deque
 
 from .load import Load, Recording, Stint
+from .sending import send
 from .target import Requests
 from .waiting import wait_until
 
@@ -76,11 +77,7 @@ class ClosedLoop:
     def _send(self, count: int) -> int:
         """Sends so many requests; returns how many."""
         numbers = [self._idle.popleft() for _ in range(count)]
-        began_ns = time.monotonic_ns()
-        self._requests.send(numbers)
-        sent_ns = time.monotonic_ns()
-        for number in numbers:
-            self._flying[number] = began_ns, sent_ns
+        self._flying.update((number, (began_ns, sent_ns)) for number, began_ns, sent_ns in send(self._requests, numbers))
         return count
 
     def _take(self, recording: Recording) -> tuple[int, int]:

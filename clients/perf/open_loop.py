@@ -14,6 +14,7 @@ from collections import deque
 from .arrivals import Arrivals
 from .closed_loop import ClosedLoop
 from .load import ENDED, Load, Recording, Stint
+from .sending import send
 from .target import Requests
 from .waiting import wait_until
 
@@ -80,12 +81,10 @@ class OpenLoop:
             times.append(due.popleft())
         if not numbers:
             return
-        self._requests.send(numbers)
-        sent_ns = time.monotonic_ns()
-        self._late_ns += [now_ns - due_ns for due_ns in times]
-        self._held_back += sum(due_ns < self._freed_ns for due_ns in times)
-        for number, due_ns in zip(numbers, times, strict=True):
+        for (number, began_ns, sent_ns), due_ns in zip(send(self._requests, numbers), times, strict=True):
             self._flying[number] = due_ns, sent_ns
+            self._late_ns.append(began_ns - due_ns)
+        self._held_back += sum(due_ns < self._freed_ns for due_ns in times)
         self._most = max(self._most, len(self._flying))
 
     def _wait(self, recording: Recording) -> None:

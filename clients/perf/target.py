@@ -56,6 +56,8 @@ class Requests(Protocol):
     raises ModelError for one that is wrong.
     """
 
+    one_message: bool  # those that are sent together go as one, and not one after the other
+
     def __len__(self) -> int: ...
 
     def send(self, numbers: Sequence[int]) -> None:

@@ -136,8 +136,10 @@ def test_a_lost_connection_is_no_answer(broker: FakeBroker, requests: OwnRequest
         list(requests.take())
 
 
-def test_what_answers_are_to_be_must_be_known_to_verify_them(target: OwnTarget) -> None:
-    with pytest.raises(CallerError, match="--verify knows"), target.prepare(plan(target, verify=True), Point(1, 1)):
+def test_a_model_that_cannot_give_back_what_it_gets_is_not_verified(target: OwnTarget) -> None:
+    output = target.model.outputs[0]._replace(datatype="INT8")
+    target.model = target.model._replace(outputs=(output,))
+    with pytest.raises(CallerError, match="--verify is for"), target.prepare(plan(target, verify=True), Point(1, 1)):
         pass
 
 

@@ -2,7 +2,7 @@
 """HTTP requests in flight: a connection for each, all read and written by the one thread that uses them.
 
 Messages are complete requests, built beforehand: what a request costs here is a call to send it and a call or two to read its
-answer. (tritonclient's own async_infer builds each anew, and gives every one a greenlet and 10 ms to be sent in.)
+answer. Why tritonclient's async_infer is not used: docs/decisions/0016.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ....ipc.errors import BrokerError
-from .http_answers import AnswerReader
+from ....ipc.errors import BrokerError, Code
+from .http_answers import HttpAnswer, HTTPParseError
 from .wire import Reply
 
 if TYPE_CHECKING:
     from _typeshed import HasFileno
 
 CONNECT_S = 10.0
+READ_BYTES = 65536
+TIMED_OUT = 408
+"""What some servers say of a connection that they will close because nothing has come over it."""
 IDLE, SENDING, AWAITING = range(3)
 
 
@@ -38,7 +41,7 @@ class Connection:
         self.number = -1  # of the request in flight
         self.state = IDLE
         self._unsent = memoryview(b"")
-        self._reader = AnswerReader()
+        self._answer = HttpAnswer()
 
     def __repr__(self) -> str:
         return f"<Connection to {self._url} {('idle', 'sending', 'awaiting')[self.state]}>"
@@ -46,7 +49,7 @@ class Connection:
     def check_invariants(self) -> None:
         """What is sending has something to be sent."""
         assert bool(self._unsent) == (self.state == SENDING), self
-        self._reader.check_invariants()
+        self._answer.check_invariants()
 
     def begin(self, number: int, message: bytes) -> None:
         """Takes a request, and sends as much of it as goes at once."""
@@ -67,21 +70,30 @@ class Connection:
     def read(self) -> Reply | None:
         """What there is to read; a Reply once the answer is complete, and with what goes wrong before. Raises BrokerError."""
         try:
-            count = self.socket.recv_into(self._reader.space())
+            content = self.socket.recv(READ_BYTES)
         except BlockingIOError:
             return None
         except OSError as error:
             return self._lost(error.strerror or str(error))
-        answer = self._reader.filled(count) if count else self._reader.ended()
-        if answer is None:
-            return None if count else self._lost("connection closed before it had answered")
+        answer = self._answer
+        try:
+            answer.feed(content)
+        except HTTPParseError as error:
+            if content:  # else the stream has ended in the middle of it
+                why = f"the answer makes no sense: {error}: {content[:60]!r}"
+                raise BrokerError(f"http://{self._url}: {why}", Code.INTERNAL) from None
+        if answer.complete:
+            return self._replied(answer)
+        return None if content else self._lost("connection closed before it had answered")
+
+    def _replied(self, answer: HttpAnswer) -> Reply:
         if self.state == IDLE:
-            raise BrokerError(f"http://{self._url} answered without being asked: {answer.status}")
-        if (
-            answer.is_last or not count or self.state == SENDING
-        ):  # not all of the request was wanted: it would be taken for another
+            if answer.status_code != TIMED_OUT:
+                raise BrokerError(f"http://{self._url} answered without being asked: {answer.status_code}")
+            return self._lost("connection timed out")
+        if answer.should_close() or self.state == SENDING:  # it would take the rest of this request for the next
             self.socket.close()
-        self.state, self._unsent = IDLE, memoryview(b"")
+        self.state, self._unsent, self._answer = IDLE, memoryview(b""), HttpAnswer()
         return Reply(self.number, time.monotonic_ns(), answer)
 
     def _lost(self, why: str) -> Reply:
@@ -188,10 +200,10 @@ class HttpFlights:
             return
         if connection.closed:
             self._selector.unregister(registered)
-        self._in_flight.discard(connection)
-        if connection in self._free:
+        if reply.number < 0:
             self._free.remove(connection)
+            return
+        self._in_flight.discard(connection)
         if not connection.closed:
             self._free.append(connection)
-        if reply.number >= 0:
-            self._replies.append(reply)
+        self._replies.append(reply)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ....ipc.errors import BrokerError, CallerError, Code, PenstockError
+from ....ipc.errors import BrokerError, Code, PenstockError
 from ...cuda_regions import CudaRegion
 from ...models import ModelInfo
 from ...regions import Placed, Region, SystemRegion
@@ -20,16 +20,14 @@ from ..region_slots import encoded
 from ..target import Target, TargetSpec
 from .kserve import Document, error_of
 from .kserve_target import KServeTarget
-from .wire import Found, InputPart, OutputPart, Reply
+from .wire import Found, InputPart, OutputPart, Reply, lacking
 
 try:
     import grpc
     from google.protobuf.message import DecodeError
     from tritonclient.grpc import InferenceServerClient, InferenceServerException, service_pb2
 except (ImportError, RuntimeError) as error:
-    raise CallerError(
-        f"--link grpc needs tritonclient, which cannot be imported ({error}): pip install 'penstock[gateway]'", Code.UNSUPPORTED
-    ) from error
+    raise lacking("grpc", error) from error
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
@@ -113,13 +111,12 @@ class GrpcWire:
             response = service_pb2.ModelInferResponse.FromString(answer)
         except DecodeError as error:
             raise BrokerError(f"{self.url}: the answer makes no sense: {error}", Code.INTERNAL) from error
-        contents = response.raw_output_contents
-        found = []
-        for place, output in enumerate(response.outputs):
-            is_said = "shared_memory_region" in output.parameters or place >= len(contents)
-            is_placed = is_said or (not contents[place] and 0 not in output.shape)  # Triton 2.51 has an empty entry for it
-            found.append(Found(output.name, output.datatype, tuple(output.shape), None if is_placed else contents[place]))
-        return found
+        contents = [content or None for content in response.raw_output_contents]  # empty: the output lies in a region
+        contents += [None] * (len(response.outputs) - len(contents))
+        return [
+            Found(output.name, output.datatype, tuple(output.shape), content)
+            for output, content in zip(response.outputs, contents, strict=False)
+        ]
 
     def check_alive(self) -> None:
         """Raises BrokerError where there is nobody: an answer that says UNAVAILABLE may come from the server or from grpc."""

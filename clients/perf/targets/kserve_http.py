@@ -14,26 +14,23 @@ from urllib.parse import quote, urlsplit
 import msgspec
 import numpy as np
 
-from ....ipc.errors import BrokerError, CallerError, Code, PenstockError, invalid
+from ....ipc.errors import BrokerError, Code, PenstockError, invalid
 from ....ipc.tensors import numpy_dtype, serialize_bytes
 from ...cuda_regions import CudaRegion
 from ...models import ModelInfo
 from ...regions import Placed, Region, SystemRegion
 from ..region_slots import encoded
 from ..target import Target, TargetSpec
-from .http_answers import HttpAnswer
+from .http_answers import HttpAnswer, HTTPParseError
 from .http_flights import CONNECT_S, HttpFlights
 from .kserve import Document, error_of
 from .kserve_target import KServeTarget
-from .wire import Found, InputPart, OutputPart
+from .wire import Found, InputPart, OutputPart, lacking
 
 try:
-    from geventhttpclient.response import HTTPParseError
     from tritonclient.http import InferenceServerClient, InferenceServerException
 except (ImportError, RuntimeError) as error:
-    raise CallerError(
-        f"--link http needs tritonclient, which cannot be imported ({error}): pip install 'penstock[gateway]'", Code.UNSUPPORTED
-    ) from error
+    raise lacking("http", error) from error
 
 T = TypeVar("T")
 
@@ -131,11 +128,11 @@ class HttpWire:
 
     def found(self, answer: HttpAnswer) -> list[Found]:
         """The outputs of an answer. Raises PenstockError where the server refused the request."""
-        if answer.status != 200:
-            raise error_of(answer.status, _reason(answer))
+        if answer.status_code != 200:
+            raise error_of(answer.status_code, f"http://{self.url}: {_reason(answer)}")
         content = memoryview(answer.body)
         try:
-            end = int(answer.headers.get("inference-header-content-length", len(content)))
+            end = int(answer.get("Inference-Header-Content-Length", len(content)))
             outputs, found = _decoder.decode(content[:end]).outputs, []
             for output in outputs:
                 size = output.parameters.binary_data_size
@@ -199,7 +196,7 @@ def _reason(answer: HttpAnswer) -> str:
     try:
         return str(msgspec.json.decode(answer.body)["error"])
     except (msgspec.MsgspecError, KeyError, TypeError):
-        return bytes(answer.body[:200]).decode(errors="replace") or f"HTTP status {answer.status}"
+        return bytes(answer.body[:200]).decode(errors="replace") or f"HTTP status {answer.status_code}"
 
 
 def _text(version: int) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ....ipc.errors import BrokerError, Code, PenstockError
-from ....ipc.tensors import byte_size, deserialize_bytes, numpy_dtype
+from ....ipc.tensors import byte_size, deserialize_bytes, elements, numpy_dtype
 from ...models import Array, ModelInfo
 from ...regions import Placed
 from ...results import InferResult
@@ -20,6 +20,8 @@ from .wire import Flights, Found, Reply, Wire
 
 class KServeRequests:
     """`messages`: the requests as they go over the link; `places` of each: where its outputs will lie."""
+
+    one_message = False
 
     def __init__(
         self, wire: Wire, flights: Flights, model: ModelInfo, messages: Sequence[bytes],
@@ -78,15 +80,17 @@ class KServeRequests:
 
     def _array(self, found: Found, places: Mapping[str, Placed | None]) -> Array:
         where = f"{self._wire.url}: output '{found.name}' {found.datatype} {list(found.shape)}"
-        if found.content is None:
-            place = places.get(found.name)
-            size = byte_size(found.datatype, found.shape)
-            if place is None or size is None or size > place.byte_size:
+        content = found.content
+        if content is None:
+            place, size = places.get(found.name), byte_size(found.datatype, found.shape)
+            if place is not None and size is not None and 0 <= size <= place.byte_size:
+                view: Array = place.region.view(found.datatype, found.shape, place.offset)
+                return view
+            if elements(found.shape):
                 raise BrokerError(f"{where} came without its content, and has no place", Code.INTERNAL)
-            view: Array = place.region.view(found.datatype, found.shape, place.offset)
-            return view
+            content = b""
         if found.datatype == "BYTES":
-            return deserialize_bytes(found.content, found.shape, found.name)
-        if len(found.content) != byte_size(found.datatype, found.shape):
-            raise BrokerError(f"{where} came with {len(found.content)} bytes", Code.INTERNAL)
-        return np.frombuffer(found.content, numpy_dtype(found.datatype)).reshape(found.shape)
+            return deserialize_bytes(content, found.shape, found.name)
+        if len(content) != byte_size(found.datatype, found.shape):
+            raise BrokerError(f"{where} came with {len(content)} bytes", Code.INTERNAL)
+        return np.frombuffer(content, numpy_dtype(found.datatype)).reshape(found.shape)

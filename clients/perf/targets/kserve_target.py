@@ -6,11 +6,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import Any, Literal
 
-from ....ipc.errors import BrokerError, PenstockError
+from ....ipc.errors import PenstockError
 from ...cuda_regions import CudaRegion
 from ...models import Array, ModelInfo
 from ...regions import Region, SystemRegion
@@ -134,6 +134,15 @@ class KServeTarget:
         else:
             region = CudaRegion.allocate(name, byte_size)
         held.callback(region.close)
+
+        def leave(
+            kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+        ) -> Literal[False]:
+            with suppress(PenstockError) if kind else nullcontext():  # what ended it is said, not that the server is gone as well
+                self._wire.unregister(region)
+            return False
+
+        held.push(leave)  # by now: registering may be interrupted when the server has done it
         try:
             self._wire.register(region)
         except PenstockError as error:
@@ -142,14 +151,6 @@ class KServeTarget:
                 "and run on this machine with the same /dev/shm: else use --shared-memory none",
                 error.code,
             ) from error
-        region.unlink()  # the server has it open: should this process be killed, no name is left behind
-
-        def leave(
-            kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-        ) -> Literal[False]:
-            if not (kind and issubclass(kind, BrokerError)):  # else there is nobody to be told
-                self._wire.unregister(region)
-            return False
-
-        held.push(leave)
+        finally:
+            region.unlink()  # the server has it open, or never will: should this process be killed, no name is left behind
         return region

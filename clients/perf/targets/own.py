@@ -26,6 +26,8 @@ from ..verifying import Check, IdentityCheck
 class OwnRequests:
     """The slots of one point, each of which is one request."""
 
+    one_message = True
+
     def __init__(self, client: Client, slots: Sequence[Slot], check: Check | None = None) -> None:
         self._client = client
         self._slots = slots

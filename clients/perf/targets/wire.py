@@ -9,10 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from ....ipc.errors import PenstockError
+from ....ipc.errors import CallerError, Code, PenstockError
 from ...models import Array, ModelInfo, TensorInfo
 from ...regions import Placed, Region
 from .kserve import Document
+
+
+def lacking(link: str, error: Exception) -> CallerError:
+    """What to install, where importing it has failed with this."""
+    return CallerError(
+        f"--link {link} needs tritonclient, which cannot be imported ({error}): pip install 'penstock[gateway]'",
+        Code.UNSUPPORTED,
+    )
 
 
 class InputPart(NamedTuple):
@@ -36,7 +44,7 @@ class Found(NamedTuple):
     name: str
     datatype: str
     shape: tuple[int, ...]
-    content: bytes | memoryview | None  # None: it lies where the request said
+    content: bytes | memoryview | None  # None: not here, so it must lie where the request said
 
 
 class Reply(NamedTuple):

@@ -70,10 +70,10 @@ class KServe:
         datatype, dims, most = self._find(name)
         shape = ([-1] if most else []) + dims
         tensors = [{"name": tensor, "datatype": datatype, "shape": shape} for tensor in ("x", "y")]
-        return {"name": name, "versions": ["1"], "platform": "identity", "inputs": tensors[:1], "outputs": tensors[1:]}
+        return {"name": name, "versions": ["1"], "platform": "python", "inputs": tensors[:1], "outputs": tensors[1:]}
 
     def configuration(self, name: str) -> dict[str, Any]:
-        return {"name": name, "backend": "identity", "max_batch_size": self._find(name)[2]}
+        return {"name": name, "backend": "python", "max_batch_size": self._find(name)[2]}
 
     def statistics(self, name: str) -> dict[str, Any]:
         self._find(name)

@@ -34,6 +34,8 @@ class PaperRequests:
     `order`: which of those in flight are answered together, by their place among them, one entry for each `take`.
     """
 
+    one_message = True
+
     def __init__(
         self, clock: PaperClock, count: int, *, service_ns: Callable[[int], int] | None = None,
         order: Iterable[Sequence[int]] = (), errors: Mapping[int, PenstockError] | None = None, check_ns: int = 0,

@@ -19,7 +19,7 @@ from penstock.ipc.errors import BrokerError, Code, ModelError
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> PaperClock:
     paper = PaperClock()
-    for module in ("closed_loop", "waiting"):
+    for module in ("closed_loop", "sending", "waiting"):
         monkeypatch.setattr(f"penstock.clients.perf.{module}.time", paper)
     return paper
 
@@ -57,6 +57,14 @@ def test_results_that_were_read_together_wait_for_one_another(clock: PaperClock)
     load = loop.run(Stint(requests=2))
     assert load.moments[:, [BEGAN, SENT, READ]].tolist() == [[0, 10, 110], [0, 10, 110]]
     assert load.moments[:, ENDED].tolist() == [116, 117]
+
+
+def test_requests_that_are_messages_of_their_own_have_moments_of_their_own(clock: PaperClock) -> None:
+    loop, requests = loop_over(clock, 2, 2)
+    requests.one_message = False
+    load = loop.run(Stint(requests=2))
+    assert requests.sent == [[0], [1]]
+    assert load.moments[:, [BEGAN, SENT, READ]].tolist() == [[0, 10, 120], [10, 20, 120]]
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])

@@ -22,7 +22,7 @@ SENDING_NS, RESULT_NS = 10, 6
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> PaperClock:
     paper = PaperClock()
-    for module in ("closed_loop", "open_loop", "waiting"):
+    for module in ("closed_loop", "open_loop", "sending", "waiting"):
         monkeypatch.setattr(f"penstock.clients.perf.{module}.time", paper)
     return paper
 

@@ -131,6 +131,8 @@ class PaperTarget:
         finally:
             self.prepared -= 1
 
+    one_message = True
+
     def __len__(self) -> int:
         return self._count
 
