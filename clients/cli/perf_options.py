@@ -176,7 +176,9 @@ _OPTIONS = (
     click.option(
         "--string-length", type=click.IntRange(0), default=128, show_default=True, help="Of each random BYTES element."
     ),
-    click.option("--verify", is_flag=True, help="Check every answer. For models that give back what they get; costs throughput."),
+    click.option(
+        "--verify", is_flag=True, help="Check every answer. For models that give back what they get; costs throughput."
+    ),
     click.option(
         "--warmup", type=click.IntRange(0), default=8, show_default=True, help="Requests before a row's first window."
     ),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Comparing every answer with what it must be, for models that give back what they get.
 
-Whether a model does so is for those to know who ask for it: a server's word for it ("identity", "python") says too much or too little.
+Whether a model does so is for those to know who ask: no platform that a server names ("identity", "python") says it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class IdentityCheck:
         given, found = ([spec.datatype for spec in specs] for specs in (model.inputs, model.outputs))
         if not found or found != given[: len(found)]:
             raise CallerError(
-                f"model '{model.name}' has inputs {given} and outputs {found}: --verify is for models that give back what they get, "
-                "output 0 what input 0 begins with, output 1 what input 1 does, ...",
+                f"model '{model.name}' has inputs {given} and outputs {found}: --verify is for models that give back what they "
+                "get, output 0 what input 0 begins with, output 1 what input 1 does, ...",
                 Code.UNSUPPORTED,
             )
         self._model = model

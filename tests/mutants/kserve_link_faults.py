@@ -12,6 +12,7 @@ FILES = "clients/perf/input_files.py"
 
 LINKS = "tests/process/test_perf_targets.py::"
 ANSWERS = "tests/unit/clients/perf/targets/test_http_answers.py::"
+BYTES = "tests/process/test_http_flights.py::"
 INPUTS = "tests/unit/clients/perf/test_input_files.py::"
 
 FAULTS = (
@@ -39,8 +40,8 @@ FAULTS = (
     Fault(
         "a server that is gone is to be told so",
         TARGET,
-        "if not (kind and issubclass(kind, BrokerError)):",
-        "if True:",
+        "with suppress(PenstockError) if kind else nullcontext():",
+        "with nullcontext():",
         (f"{LINKS}test_a_server_that_vanishes_is_named_and_nothing_is_left",),
     ),
     Fault(
@@ -58,11 +59,55 @@ FAULTS = (
         (f"{LINKS}test_a_server_that_vanishes_is_named_and_nothing_is_left",),
     ),
     Fault(
-        "an answer is complete with its head",
+        "a region that is in use is left registered",
+        TARGET,
+        "if time.monotonic() > deadline:",
+        "if deadline:",
+        (f"{LINKS}test_a_region_that_is_in_use_is_unregistered_later_however_it_ends",),
+    ),
+    Fault(
+        "an interim answer is the answer",
         "clients/perf/targets/http_answers.py",
-        "return self._complete() if count == len(head.body) else None",
-        "return self._complete()",
+        "self.complete = self.get_code() >= FINAL",
+        "self.complete = True",
         (f"{ANSWERS}test_an_answer_is_complete_with_its_last_byte",),
+    ),
+    Fault(
+        "a second answer is added to the first",
+        "clients/perf/targets/http_answers.py",
+        "if self.complete:",
+        "if not self.headers_complete and self.complete:",
+        (f"{ANSWERS}test_what_is_no_answer_is_refused",),
+    ),
+    Fault(
+        "a connection over which not all was sent is used again",
+        FLIGHTS,
+        "if answer.should_close() or self.state == SENDING:",
+        "if answer.should_close():",
+        (f"{BYTES}test_a_request_that_is_answered_before_all_of_it_is_sent_is_answered",),
+    ),
+    Fault(
+        "an output that lies in a region came with nothing",
+        GRPC,
+        "contents = [content or None for content",
+        "contents = [content for content",
+        (f"{LINKS}test_every_request_is_answered_with_what_it_sent",),
+    ),
+    Fault(
+        "messages sent one after the other share their moments",
+        "clients/perf/sending.py",
+        "[numbers] if requests.one_message else",
+        "[numbers] if requests else",
+        (
+            "tests/unit/clients/perf/test_closed_loop.py::test_requests_that_are_messages_of_their_own_have_moments_of_their_own",
+        ),
+    ),
+    Fault(
+        "an answer of nothing is what every input begins with",
+        "clients/perf/verifying.py",
+        "or (whole.size and not part.size)",
+        "or (whole.size and not whole.size)",
+        ("tests/unit/clients/perf/test_verifying.py::test_whatever_else_comes_is_a_wrong_answer",),
     ),
     Fault(
         "every request takes the same rows",

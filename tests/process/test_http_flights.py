@@ -117,7 +117,9 @@ def test_half_an_answer_fails_its_request_alone(flights: HttpFlights, server: Se
     assert taken(flights).error is None
 
 
-@pytest.mark.parametrize("stream", [b"\x00\x00\x06\x04\x00\x00", ANSWER + ANSWER, b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"])
+@pytest.mark.parametrize(
+    "stream", [b"\x00\x00\x06\x04\x00\x00", ANSWER + ANSWER, b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"]
+)
 def test_what_is_no_answer_ends_it_with_the_address(flights: HttpFlights, server: Server, stream: bytes) -> None:
     asked(flights, server).sendall(stream)
     with pytest.raises(BrokerError, match="http://server:8000: the answer makes no sense: ") as nonsense:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -240,6 +241,27 @@ def test_the_region_is_registered_while_it_is_used_and_has_no_name_by_then(link:
             assert not [key for key in os.listdir("/dev/shm") if name in key]
             assert len(requests) >= 3
         assert kserve.ask("regions") == {"regions": [], "registered": [name]}
+        target.close()
+
+
+class Interrupted(BaseException):
+    """As KeyboardInterrupt is one."""
+
+
+@pytest.mark.parametrize("how", [None, Interrupted, BrokerError("of one request, by a server that lives")])
+@pytest.mark.parametrize("link", KSERVE)
+def test_a_region_that_is_in_use_is_unregistered_later_however_it_ends(link: Link, how: Any) -> None:
+    # Given a server that lets a region go at the third time of asking: requests in it are not done
+    with KServe("--in-use", "2") as kserve:
+        target = kserve.open(link)
+        # When the measurement ends
+        with suppress(Interrupted, BrokerError), target.prepare(plan_of("system"), Point(1, 1)) as requests:
+            requests.send([0])
+            if how is not None:
+                raise how
+        # Then nothing of it is left
+        said = kserve.ask("regions")
+        assert said["regions"] == [] and len(said["registered"]) == 1
         target.close()
 
 

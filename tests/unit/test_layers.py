@@ -58,7 +58,6 @@ PURE = (
     "clients/perf/percentiles.py",
     "clients/perf/stages.py",
     "clients/perf/figures.py",
-    "clients/perf/targets/http_answers.py",
     "clients/perf/targets/kserve.py",
     "clients/convert/correctness.py",
     "clients/convert/engine_orders.py",
@@ -94,6 +93,8 @@ BOUNDARIES = {
     "torch": {"workers/backends/torch_models.py", "clients/convert/torch_modules.py"},
     # Each of the two links has its own client; the configuration schema is loaded from tritonclient by its path.
     "tritonclient": {"clients/perf/targets/kserve_http.py", "clients/perf/targets/kserve_grpc.py"},
+    # Its parser of answers: docs/decisions/0016.
+    "geventhttpclient": {"clients/perf/targets/http_answers.py"},
     "google": {"runtime/repository/schema.py", "clients/perf/targets/kserve_grpc.py"},  # protobuf: a schema's, and messages
     # One reads image files, the other draws on images.
     "PIL": {"clients/people_detection/images.py", "clients/people_detection/drawing.py"},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers of HTTP, read by geventhttpclient, which tritonclient brings: its parser is llhttp, and needs neither sockets nor gevent."""
+"""Answers of HTTP, read by the parser of geventhttpclient, which tritonclient brings: llhttp, without sockets or gevent."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ try:
     from geventhttpclient.response import HTTPParseError, HTTPResponse
 except ImportError as error:
     raise lacking("http", error) from error
+
+__all__ = ["HTTPParseError", "HttpAnswer"]
 
 FINAL = 200
 """Statuses below are interim: the answer follows (RFC 9110, 15.2)."""

@@ -132,7 +132,8 @@ class HttpWire:
             raise error_of(answer.status_code, f"http://{self.url}: {_reason(answer)}")
         content = memoryview(answer.body)
         try:
-            end = int(answer.get("Inference-Header-Content-Length", len(content)))
+            length = answer.get("Inference-Header-Content-Length")
+            end = len(content) if length is None else int(str(length))
             outputs, found = _decoder.decode(content[:end]).outputs, []
             for output in outputs:
                 size = output.parameters.binary_data_size

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import Any, Literal
 
-from ....ipc.errors import PenstockError
+from ....ipc.errors import ModelError, PenstockError
 from ...cuda_regions import CudaRegion
 from ...models import Array, ModelInfo
 from ...regions import Region, SystemRegion
@@ -26,6 +26,8 @@ from .wire import InputPart, OutputPart, Wire
 
 COUNTED_WITHIN_S = 1.0
 """Triton counts a request after it has answered it."""
+UNREGISTERED_WITHIN_S = 10.0
+"""Triton refuses it while a request uses the region, also one whose client has gone."""
 ASKED_EVERY_S = 0.005
 
 
@@ -138,8 +140,8 @@ class KServeTarget:
         def leave(
             kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
         ) -> Literal[False]:
-            with suppress(PenstockError) if kind else nullcontext():  # what ended it is said, not that the server is gone as well
-                self._wire.unregister(region)
+            with suppress(PenstockError) if kind else nullcontext():  # what ended it is said, not what came of it
+                self._unregister(region)
             return False
 
         held.push(leave)  # by now: registering may be interrupted when the server has done it
@@ -154,3 +156,14 @@ class KServeTarget:
         finally:
             region.unlink()  # the server has it open, or never will: should this process be killed, no name is left behind
         return region
+
+    def _unregister(self, region: Region) -> None:
+        """As soon as the server lets it go. Raises PenstockError."""
+        deadline = time.monotonic() + UNREGISTERED_WITHIN_S
+        while True:
+            try:
+                return self._wire.unregister(region)
+            except ModelError:  # INTERNAL: "it is currently in use"
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(ASKED_EVERY_S)

@@ -47,8 +47,8 @@ class Door(GRPCInferenceServiceServicer):
         _told(context, lambda: self._kserve.register(request.name, request.key, request.byte_size))
         return messages.SystemSharedMemoryRegisterResponse()
 
-    def SystemSharedMemoryUnregister(self, request: Any, _context: Any) -> Any:
-        self._kserve.unregister(request.name)
+    def SystemSharedMemoryUnregister(self, request: Any, context: Any) -> Any:
+        _told(context, lambda: self._kserve.unregister(request.name))
         return messages.SystemSharedMemoryUnregisterResponse()
 
     def CudaSharedMemoryRegister(self, request: Any, context: Any) -> Any:

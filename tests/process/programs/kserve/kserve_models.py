@@ -97,6 +97,9 @@ class KServe:
         raise Refused(400, f"failed to register CUDA shared memory region: '{name}', GPUs not supported")
 
     def unregister(self, name: str) -> None:
+        if self.faults.in_use > 0:
+            self.faults.in_use -= 1
+            raise Refused(500, f"Cannot unregister shared memory region '{name}', it is currently in use.")
         region = self._regions.pop(name, None)
         if region is not None:
             region.close()

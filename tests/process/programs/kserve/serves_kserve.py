@@ -22,6 +22,7 @@ for switch in ("no-client-shm", "no-statistics", "no-configuration", "chunked", 
     parser.add_argument(f"--{switch}", action="store_true")
 for nth in ("fail-nth", "reject-nth", "hang-up-nth", "hold-nth", "garble-nth"):
     parser.add_argument(f"--{nth}", type=int, default=0)
+parser.add_argument("--in-use", type=int, default=0, help="so many times a region cannot be unregistered")
 parser.add_argument("--count-late-s", type=float, default=0)
 
 kserve = KServe(parser.parse_args())

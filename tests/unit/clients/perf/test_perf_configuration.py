@@ -82,6 +82,23 @@ def test_model_formats(config: dict[str, Any], model_format: str) -> None:
     assert table(config)["Model format"] == model_format
 
 
+def test_it_is_the_same_over_grpc_where_zeros_are_left_out_and_64_bits_are_text() -> None:
+    """Given a configuration as Triton tells it over HTTP, and as protobuf's JSON has it over gRPC; then the tables are equal."""
+    groups = [{"name": "m_0", "kind": "KIND_AUTO", "count": 2, "gpus": [], "secondary_devices": [], "passive": False}]
+    over_http = {
+        "platform": "", "backend": "pytorch", "max_batch_size": 0, "input": [{"name": "x", "dims": [3, 224]}],
+        "optimization": {"priority": "PRIORITY_DEFAULT", "cuda": {"graphs": False}, "eager_batching": False},
+        "instance_group": groups, "default_model_filename": "model.pt", "parameters": {}, "metric_tags": {},
+    }  # fmt: skip
+    over_grpc = {
+        "backend": "pytorch", "input": [{"name": "x", "dims": ["3", "224"]}], "optimization": {"cuda": {}},
+        "instance_group": [{"name": "m_0", "count": 2}], "default_model_filename": "model.pt",
+    }  # fmt: skip
+    found = configuration_of(over_grpc, Served(), {})
+    assert found == configuration_of(over_http, Served(), {})
+    assert (found["Max batch size"], found["Number of model instances"], found["Device kind"]) == ("0", "2", "-")
+
+
 def test_a_backend_of_ones_own_has_its_name() -> None:
     assert table({"backend": "identity"})["Backend"] == "identity"
 
