@@ -91,7 +91,7 @@ FAULTS = (
         GRPC,
         "contents = [content or None for content",
         "contents = [content for content",
-        (f"{LINKS}test_every_request_is_answered_with_what_it_sent",),
+        (f"{LINKS}test_every_request_is_answered_with_what_it_sent[numbers-grpc-system]",),
     ),
     Fault(
         "messages sent one after the other share their moments",

@@ -151,7 +151,7 @@ def test_a_broker_started_for_the_measurement_is_ended_with_it(tmp_path: Path) -
         (["digits", "--concurrency", "99999"], 1, "concurrency [99999] cannot be"),
         (["digits", "--link", "zmq", "--shared-memory", "memfd"], 2, "--shared-memory memfd over zmq: ZeroMQ hands no descriptors"),
         (["digits", "--shared-memory", "none"], 2, "--shared-memory none over local: the local link carries no tensors"),
-        (["digits", "--verify"], 1, "--verify is for models that give back what they get"),
+        (["digits", "--verify"], 1, "output 'scores' is not what input 'image' of the same request begins with"),
         (["identity_fp32"], 1, "input 'INPUT0' has variable dims [-1]: say --shape INPUT0:1"),
         (["identity_fp32", "--shape", "INPUT1:1"], 1, "has no input ['INPUT1']; it has ['INPUT0']"),
         (["digits", "--shape", "image"], 2, "'image' is not NAME:1,2,3"),

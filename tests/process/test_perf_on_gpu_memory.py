@@ -126,6 +126,6 @@ def test_other_servers_are_given_the_handle_of_the_memory(machine: SimulatedCuda
         # Right answers are overwritten, and so a server that answers without writing is noticed
         wire.garbles = True
         requests.send([0])
-        with pytest.raises(ModelError, match="output 'y' is not input 'x'"):
+        with pytest.raises(ModelError, match="output 'y' is not what input 'x'"):
             requests.take()
     assert wire.registered is None
