@@ -24,7 +24,7 @@ class RegionLayout:
     def __init__(self, model: ModelInfo, batch: int, inputs: Sequence[Mapping[str, Array]]) -> None:
         self._model = model
         self._inputs = inputs
-        self._contents = [{name: encoded(array) for name, array in arrays.items()} for arrays in inputs]
+        self._contents = [{name: _content(array) for name, array in arrays.items()} for arrays in inputs]
         self._rows = (batch,) if model.max_batch_size else ()
         #: tensor -> where its area begins, and what each request has of it
         self._areas: dict[TensorInfo, tuple[int, int]] = {}
@@ -61,7 +61,7 @@ class RegionLayout:
         for spec in self._model.inputs:
             content = self._contents[number][spec.name]
             offset = self._offset(spec, number)
-            region.memory[offset : offset + len(content)] = np.frombuffer(content, np.uint8)
+            region.memory[offset : offset + len(content)] = content
             shape = self._inputs[number][spec.name].shape
             inputs[spec.name] = Placed(region, spec.datatype, shape, offset, len(content))
         for spec in self._model.outputs:
@@ -74,6 +74,13 @@ class RegionLayout:
     def _offset(self, spec: TensorInfo, number: int) -> int:
         begin, size = self._areas[spec]
         return begin + number * aligned(size)
+
+
+def _content(array: Array) -> Array:
+    """The bytes that `encoded` has. Those of numbers are the array's own, not copied: a closed loop may have gigabytes of them."""
+    if array.dtype.kind == "O":
+        return np.frombuffer(encoded(array), np.uint8)
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def encoded(array: Array) -> bytes:
