@@ -11,7 +11,9 @@ from typing import Any
 
 from .children import Child, Children, hear, interrupted_once
 
-STARTS_WITHIN_S = 45.0
+STARTS_WITHIN_S = 600.0
+"""More than a model takes that builds its engines when it is loaded, or that is loaded while others have the machine. One that
+ends early is noticed at once."""
 
 
 def start_broker(children: Children, repository: Path, addresses: Sequence[str]) -> Child:
