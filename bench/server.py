@@ -18,7 +18,8 @@ from measurement import children_of, cpu_ns
 from penstock.clients import Client
 from penstock.ipc.errors import PenstockError
 
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 600
+"""More than onnxruntime takes to build engines with TensorRT. A broker that ends is noticed at once."""
 STOP_TIMEOUT_S = 20
 
 
@@ -44,11 +45,14 @@ class Server:
 
 @contextmanager
 def serving(repository: Path, *options: str) -> Iterator[Server]:
-    """Serves a repository on both links until the block ends. Where that fails, what the broker said is printed."""
+    """Serves a repository on both links until the block ends. Where that fails, what the broker said is printed.
+
+    Ctrl-C does not reach the broker, which this process ends; and it dies with this process, should that be killed.
+    """
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
         links = {"local": f"unix://{folder}/broker.sock", "zmq": f"ipc://{folder}/broker.zmq"}
         log = Path(folder, "log")
-        command = [sys.executable, "-m", "penstock.clients.cli", "serve", str(repository), *options]
+        command = [sys.executable, "-m", "penstock.clients.cli", "serve", str(repository), *options, "--parent", str(os.getpid())]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -57,11 +61,12 @@ def serving(repository: Path, *options: str) -> Iterator[Server]:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                start_new_session=True,
             )
         try:
             _wait_until_ready(process, links["local"], log)
             yield Server(process.pid, links, log)
-        except BaseException:
+        except Exception:
             print(log.read_text(errors="replace"), file=sys.stderr)
             raise
         finally:

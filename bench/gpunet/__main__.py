@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +26,8 @@ from typing import Any
 
 from server import serving
 
-from penstock.ipc.errors import CallerError
+from penstock.clients.cli.children import interrupted_once
+from penstock.ipc.errors import CallerError, invalid
 from penstock.ipc.gpus import Gpus, decode_gpus
 
 from . import steps
@@ -50,6 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("run.sh", description="GPUNet: exported, converted, compared, served, measured, reported.")
     parser.add_argument("--quick", action="store_true", help="small batches and short windows: to see that it works")
     is_quick = parser.parse_args(arguments).quick or os.environ.get("QUICK", "0") not in ("", "0")
+    try:
+        with interrupted_once():
+            return _status(is_quick)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _status(is_quick: bool) -> int:
+    """Does what is asked for, and says what is wrong."""
     gpus = survey()
     try:
         asked = settings_of(os.environ, bool(gpus.found), is_quick)
@@ -64,16 +75,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StepFailed as failed:
         say(str(failed))
         return DIFFERS if failed.status == DIFFERS else FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
     return DONE
 
 
 def run(asked: Settings) -> None:
     """Every step, one after the other. Raises StepFailed for the first that fails, and CallerError for a file that is wrong."""
     began = time.monotonic()
+    try:
+        asked.results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise invalid(f"RESULTS_DIR={asked.results} cannot be made: {error.strerror}") from error
     weights = describe(asked)
-    asked.results.mkdir(parents=True, exist_ok=True)
     notes = [weights, *convert(asked)[-1:]]
     with serving(asked.repository, "--strict", "--log-level", "warning") as server:
         for mode in ("offline", "online"):
@@ -118,12 +130,13 @@ def convert(asked: Settings) -> list[str]:
 def command(step: str, words: Sequence[str], is_read: bool = False) -> str:
     """Runs a command of Penstock's, which talks to the terminal; what it wrote to standard output, if that is to be read.
 
-    Raises StepFailed. Interrupted, as it is itself, it is waited for: it writes what it has.
+    Raises StepFailed. Interrupted, by a terminal as it is itself, it is told so and waited for: it writes what it has.
     """
     with subprocess.Popen(words, env=_environment(), stdout=subprocess.PIPE if is_read else None, text=True) as process:
         try:
             output, _ = process.communicate()
         except KeyboardInterrupt:
+            process.send_signal(signal.SIGTERM)
             process.wait()
             raise
     if process.returncode and is_read and output:

@@ -116,7 +116,7 @@ def _squeeze(layer: Layer, wide: int) -> Any:
     """Nothing where the layer has none. Its narrow side is a quarter of the block's input, before that was expanded."""
     if not layer["use_se"]:
         return nn.Identity()
-    return SqueezeExcite(wide, round(wide * SQUEEZE / layer["expansion"]), layer["act"])
+    return SqueezeExcite(wide, round(wide * (SQUEEZE / layer["expansion"])), layer["act"])
 
 
 class DistilledResidual(nn.Module):  # type: ignore[misc]

@@ -19,6 +19,8 @@ from penstock.clients.convert.state_dicts import fitted, weights_in
 from penstock.ipc.errors import invalid
 
 AVERAGED = "state_dict_ema"
+REFUSED = "WeightsUnpickler error: "
+"""After which torch says, among advice, what it does not read."""
 
 
 def load(network: Any, path: Path) -> str:
@@ -37,7 +39,7 @@ def _read(path: Path) -> Any:
         torch.serialization.add_safe_globals([argparse.Namespace])
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        said = (str(error).strip().splitlines() or [""])[0]
+        said = (str(error).partition(REFUSED)[2].partition(". ")[0] or str(error)).strip().partition("\n")[0]
         raise invalid(f"checkpoint {path} cannot be read as weights: {type(error).__name__}: {said}") from error
     finally:
         torch.serialization.clear_safe_globals()

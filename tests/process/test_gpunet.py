@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from penstock.clients.perf.run_file import read_run
+from penstock.ipc.processes import children
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ROOT / "bench" / "gpunet" / "run.sh"
@@ -41,11 +42,16 @@ needs_report = pytest.mark.skipif(
 )
 
 
-def run(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The runner, with everything it writes under the folder."""
+def environment_of(folder: Path, variables: dict[str, str]) -> dict[str, str]:
+    """Everything that the runner writes goes under the folder."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
     places = {"RESULTS_DIR": str(folder / "results"), "MODEL_REPOSITORY_PATH": str(folder / "models")}
-    environment = {**inherited, "PYTHON": sys.executable, "DEVICE_KIND": "cpu", **places, **variables}
+    return {**inherited, "PYTHON": sys.executable, "DEVICE_KIND": "cpu", **places, **variables}
+
+
+def run(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The runner, to its end."""
+    environment = environment_of(folder, variables)
     return subprocess.run(
         [str(RUN), *words], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=WITHIN_S
     )
@@ -108,13 +114,43 @@ def test_a_model_that_differs_by_more_than_is_allowed_is_not_measured(tmp_path: 
     assert not list((tmp_path / "results").iterdir())
 
 
+@pytest.mark.timeout(300)
+@needs_torch
+def test_a_run_that_is_told_to_end_ends_what_it_started_and_keeps_what_was_measured(tmp_path: Path, tiny: Path) -> None:
+    # Given a runner that measures, in windows that take their time
+    environment = environment_of(
+        tmp_path, {"CONFIG": str(tiny), "BATCH_SIZES": "1", "MEASUREMENT_INTERVAL_MS": "2000"}
+    )
+    with subprocess.Popen(
+        [str(RUN)], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as runner:
+        assert runner.stderr is not None
+        for line in runner.stderr:
+            # When it alone is told to end, as by a supervisor, after the first window
+            if "window 1:" in line:
+                started = children(runner.pid)
+                runner.terminate()
+                break
+        said = runner.stderr.read()
+    # Then it says that it was interrupted, the broker and the command that measured are gone, and so much was measured
+    assert runner.returncode == 130, said
+    assert len(started) == 2
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+    assert "Traceback" not in said
+    measured = read_run(tmp_path / "results" / "offline.json")
+    assert not measured.complete
+    assert any("RANDOM WEIGHTS" in note for note in measured.notes)
+
+
 def test_what_cannot_be_had_is_refused_before_anything_is_exported(tmp_path: Path) -> None:
     for variables, said in (
         ({"FORMAT": "trt"}, "FORMAT=trt computes on a GPU only, and DEVICE_KIND is cpu"),
         ({"FORMAT": "tensorflow"}, "FORMAT must be one of onnx, trt"),
         ({"CHECKPOINT_DIR": str(tmp_path)}, "has no 0.8ms-D.pth.tar"),
+        ({"RESULTS_DIR": "/proc/results"}, "RESULTS_DIR=/proc/results cannot be made"),
     ):
         done = run(tmp_path, **variables)
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
         assert said in done.stderr
+        assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
