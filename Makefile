@@ -48,10 +48,10 @@ bench: $(INSTALLED)
 	$(BIN)/python bench/real_model.py --json bench/cache/real_model.json
 	$(BIN)/python bench/table.py bench/cache/overhead.json bench/cache/real_model.json
 
-# A peer that cannot be had here is named by the first two, and the table has what there is.
+# A peer that cannot be had here is named by the first two, and the table has what there is. PEERS: options of run.py.
 peers: $(INSTALLED)
 	-$(BIN)/python bench/peers/build.py
-	-$(BIN)/python bench/peers/run.py --json bench/cache/peers/results.json
+	-$(BIN)/python bench/peers/run.py --json bench/cache/peers/results.json $(PEERS)
 	$(BIN)/python bench/peers/table.py bench/cache/peers/results.json --all
 
 # Installs nothing and uses no .venv: a machine with a GPU has its packages, and perhaps no network.

@@ -25,9 +25,18 @@ ANY_PERCENT = "999"
 """Of instability, which is accepted."""
 LONGER = {"identity": 1.0, "resnet50_shaped": 4.0}
 """How many times --seconds a measurement of a model lasts."""
-MOST_ROWS, MOST_LONGER = {"identity": 4096, "resnet50_shaped": 64}, 2.0
-"""Rows in flight, at most, and how many times longer these are measured: 64 of the real model take seconds."""
-START_S, LENIENCE = 60.0, 10.0
+MOST_ROWS = {"identity": 4096, "resnet50_shaped": 64}
+"""Rows in flight, at most."""
+MOST_LONGER, MOST_LEAST_S = 2.0, {"identity": 6.0, "resnet50_shaped": 24.0}
+"""How many times longer these are measured, and how long at least: 64 rows of the real model take seconds."""
+WARM_UP = {"identity": "8", "resnet50_shaped": "1"}
+"""Requests before `penstock perf` measures: 8 of 64 rows of the real model would take longer than what is measured."""
+START_S, LENIENCE = 120.0, 10.0
+"""How long a load generator may take to make its inputs, up to 2.5 GB, and how many times as long as it measures."""
+TOO_SHORT = ("No valid requests recorded", "Failed to obtain stable measurement")
+"""What perf_analyzer says where no request ended in a window; with ANY_PERCENT windows may else differ tenfold."""
+AGAIN_LONGER = 4.0
+"""How many times longer it is then asked to measure, once."""
 
 ANALYZER_FIGURES = {
     "queue_us": "Server Queue", "compute_input_us": "Server Compute Input", "compute_infer_us": "Server Compute Infer",
@@ -53,15 +62,9 @@ class Point:
 
     def seconds(self, asked: float) -> float:
         """How long it is measured, where `asked` is what was asked for."""
-        most = self.rows_in_flight == MOST_ROWS[self.model]
-        return asked * LONGER[self.model] * (MOST_LONGER if most else 1.0)
-
-    def window_ms(self, asked: float) -> str:
-        return str(max(1, round(self.seconds(asked) * 1000 / WINDOWS)))
-
-    def limit_s(self, asked: float) -> float:
-        """After which a load generator is given up."""
-        return START_S + LENIENCE * self.seconds(asked)
+        longer = asked * LONGER[self.model]
+        is_most = self.rows_in_flight == MOST_ROWS[self.model]
+        return max(longer * MOST_LONGER, MOST_LEAST_S[self.model]) if is_most else longer
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,20 @@ class Side:
         return {**figures, **cores, **costs}
 
 
+def window_ms(seconds: float) -> str:
+    """Of a measurement that lasts so long."""
+    return str(max(1, round(seconds * 1000 / WINDOWS)))
+
+
+def limit_s(seconds: float) -> float:
+    """After which a load generator that is to measure for so long is given up."""
+    return START_S + LENIENCE * seconds
+
+
 def penstock_perf(side: Side, point: Point, asked: float, log: Path) -> tuple[Row, Usage]:
-    command = [*perf_command(side, point), "--measurement-interval-ms", point.window_ms(asked), "--json"]
-    usage = loaded(command, log, side.served.pid, point.limit_s(asked))
+    seconds = point.seconds(asked)
+    command = [*perf_command(side, point), "--measurement-interval-ms", window_ms(seconds), "--json"]
+    usage = loaded(command, log, side.served.pid, limit_s(seconds))
     return perf_figures(log.read_text()), usage
 
 
@@ -103,7 +117,7 @@ def perf_command(side: Side, point: Point) -> list[str]:
         sys.executable, "-m", "penstock.clients.cli", "perf", point.model, "--link", side.link, *where,
         "--shared-memory", "memfd" if side.link == "local" else "system",
         "--batch-sizes", str(point.batch), "--concurrency", str(point.concurrency),
-        "--max-trials", str(WINDOWS), "--stability-percentage", ANY_PERCENT,
+        "--warmup", WARM_UP[point.model], "--max-trials", str(WINDOWS), "--stability-percentage", ANY_PERCENT,
     ]  # fmt: skip
 
 
@@ -120,11 +134,22 @@ def perf_figures(said: str) -> Row:
 
 
 def perf_analyzer(side: Side, point: Point, asked: float, log: Path) -> tuple[Row, Usage]:
+    """It counts what ends within a window, and fails where nothing does: then it is asked again, for longer ones."""
+    seconds = point.seconds(asked)
+    try:
+        return _analyzed(side, point, seconds, log)
+    except CommandError as error:
+        if not any(said in str(error) for said in TOO_SHORT):
+            raise
+        return _analyzed(side, point, AGAIN_LONGER * seconds, log)
+
+
+def _analyzed(side: Side, point: Point, seconds: float, log: Path) -> tuple[Row, Usage]:
     files = AnalyzerFiles(analyzer_environment())
     report = log.with_suffix(".csv")
     report.unlink(missing_ok=True)
-    command = [str(files.program), *analyzer_arguments(side, point), "-p", point.window_ms(asked), "-f", str(report)]
-    usage = loaded(command, log, side.served.pid, point.limit_s(asked), files.variables())
+    command = [str(files.program), *analyzer_arguments(side, point), "-p", window_ms(seconds), "-f", str(report)]
+    usage = loaded(command, log, side.served.pid, limit_s(seconds), files.variables())
     return analyzer_figures(report.read_text() if report.exists() else ""), usage
 
 
@@ -149,12 +174,12 @@ def analyzer_figures(report: str) -> Row:
 
 
 def http_load(side: Side, point: Point, asked: float, log: Path) -> tuple[Row, Usage]:
-    program = Path(__file__).resolve().with_name("http_load.py")
+    program, seconds = Path(__file__).resolve().with_name("http_load.py"), point.seconds(asked)
     command = [
         sys.executable, str(program), side.served.addresses[side.link],
-        "--concurrency", str(point.concurrency), "--seconds", str(point.seconds(asked)),
+        "--concurrency", str(point.concurrency), "--seconds", str(seconds),
     ]  # fmt: skip
-    usage = loaded(command, log, side.served.pid, point.limit_s(asked))
+    usage = loaded(command, log, side.served.pid, limit_s(seconds))
     figures = json.loads(log.read_text())
     return {"inferences_per_s": figures.pop("requests_per_s"), **figures}, usage
 

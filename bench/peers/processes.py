@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs beside us: each in a process group of its own, which ends with the block that started it, whatever happens there."""
+"""Programs beside us: each in a process group of its own, which ends with the block that started it, whatever happens there.
+
+Even where this process is killed: watcher.py, one for each program, ends the group then.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import signal
 import socket
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,6 +23,7 @@ from measurement import children_of, cpu_ns
 from .environments import UnavailableError
 
 STOP_S = 10.0
+WATCHER = Path(__file__).resolve().with_name("watcher.py")
 POLL_S = 0.05
 SAMPLE_S = 0.2
 WORKING = 0.2
@@ -35,14 +40,27 @@ def running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A program until the block ends: asked to end by the signal, and after STOP_S killed, its whole group with it."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
+    with log.open("wb") as output, _watcher() as watcher:
         process = subprocess.Popen(
             command, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
-    try:
-        yield process
-    finally:
-        _end(process, signal_number)
+        try:
+            _tell(watcher, process.pid)
+            yield process
+        finally:
+            _end(process, signal_number)
+            _tell(watcher, "ended")
+
+
+def _watcher() -> subprocess.Popen[str]:
+    """It ends with its standard input, whatever it was told."""
+    command = [sys.executable, "-I", "-S", str(WATCHER), str(STOP_S)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def _tell(watcher: subprocess.Popen[str], word: object) -> None:
+    with suppress(BrokenPipeError):  # somebody has ended it
+        print(word, file=watcher.stdin, flush=True)
 
 
 def _end(process: subprocess.Popen[bytes], signal_number: int) -> None:

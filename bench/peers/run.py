@@ -7,7 +7,7 @@ and costs the others nothing. The results are written after every point, so that
 
 usage: run.py [--json FILE] [--only MODEL|SERVER ...] [--rounds N] [--seconds S] [--instances N]
 
-Exit status: 0 everything was measured; 1 something was left out, and is named.
+Exit status: 0 everything was measured; 1 something was left out, and is named, or the servers answer differently; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -184,7 +184,15 @@ def main() -> int:
     models, servers = ([name for name in known if name in options.only] or list(known) for known in (MODELS, SERVERS))
     before = set(SHARED_MEMORY.iterdir())
     comparison = Comparison(options.seconds, options.rounds, CACHED_LOGS / "run")
-    compare(comparison, models, servers, options.instances, options.json)
+    if options.json:
+        options.json.unlink(missing_ok=True)  # another run's figures are not taken for those of this one
+    try:
+        compare(comparison, models, servers, options.instances, options.json)
+    except CommandError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
     left = sorted(path.name for path in set(SHARED_MEMORY.iterdir()) - before)
     if left:
         print(f"in {SHARED_MEMORY} now and not before, from this run or others': {', '.join(left)}", file=sys.stderr)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -69,6 +70,41 @@ def test_a_program_ends_with_its_block_and_its_whole_group_with_it(
     with pytest.raises(KeyError, match="whatever"):
         start_and_fail()
     eventually(lambda: group_is_gone(groups[0]), 10.0, "nobody of the group is left")
+
+
+STARTER = """
+import sys
+from pathlib import Path
+from peers import processes
+with processes.running([sys.executable, "-c", sys.argv[2]], Path(sys.argv[1])) as process:
+    processes.wait_until(lambda: "ready" in Path(sys.argv[1]).read_text(), process, Path(sys.argv[1]), 20.0)
+    print(process.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_program_and_its_children_end_though_who_started_it_is_killed(tmp_path: Path) -> None:
+    # Given a program whose child ends by SIGKILL only
+    command = [sys.executable, "-c", STARTER, str(tmp_path / "log"), WITH_A_CHILD]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(BENCH)}
+    ) as starter:
+        assert starter.stdout is not None
+        group = int(starter.stdout.readline())
+        # When who started it is killed
+        starter.kill()
+    # Then nobody of the group is left
+    eventually(lambda: group_is_gone(group), 30.0, "nobody of the group is left")
+
+
+def test_the_watcher_leaves_alone_what_has_ended_and_what_never_began() -> None:
+    watcher = [sys.executable, str(BENCH / "peers" / "watcher.py"), "0"]
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as bystander:
+        for told in (f"{bystander.pid}\nended\n", ""):
+            assert subprocess.run(watcher, input=told, text=True, check=False, timeout=60).returncode == 0
+            assert bystander.poll() is None
+        bystander.communicate(b"\n")
+    assert bystander.returncode == 0
 
 
 def test_a_program_that_ends_before_it_is_ready_is_unavailable_with_its_last_words(peers: Any, tmp_path: Path) -> None:

@@ -93,7 +93,39 @@ def test_both_tools_ask_for_the_same_load_and_as_long(peers: Any) -> None:
     assert said == {"-b": "8", "--concurrency-range": "8:8", "-r": "3", "-u": "127.0.0.1:8001"}
     options = ("--batch-sizes", "--concurrency", "--max-trials", "--url", "--shared-memory")
     assert [ours[ours.index(option) + 1] for option in options] == ["8", "8", "3", "127.0.0.1:8001", "system"]
-    assert point.window_ms(3.0) == "8000"  # 3 s, four times as long for a real model, twice for most rows, in three windows
+    # And 3 s are four times as long for a real model, and twice that for most rows, in three windows
+    assert peers.loads.window_ms(point.seconds(3.0)) == "8000"
+    # Shorter runs leave those with most rows their time, in which a batch takes seconds
+    assert [point.seconds(asked) for asked in (0.5, 6.0)] == [24.0, 48.0]
+    assert peers.loads.Point("resnet50_shaped", 1, 8).seconds(0.5) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("said", "windows"),
+    [
+        ("perf_analyzer ended with 3: No valid requests recorded within time interval.", ["1333", "5333"]),
+        ("perf_analyzer ended with 2: Failed to obtain stable measurement.", ["1333", "5333"]),
+        ("perf_analyzer did not end within 160 s", ["1333"]),
+    ],
+)
+def test_perf_analyzer_is_asked_once_more_where_its_windows_were_too_short(
+    peers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, windows: list[str]
+) -> None:
+    # Given a perf_analyzer that always says this
+    asked: list[tuple[str, float]] = []
+
+    def fails(command: list[str], _log: Path, _pid: int, limit_s: float, _variables: Any) -> Any:
+        asked.append((command[command.index("-p") + 1], limit_s))
+        raise peers.processes.CommandError(said)
+
+    monkeypatch.setattr(peers.loads, "loaded", fails)
+    side = peers.loads.Side(served(peers, "triton", "http"), "http", "perf_analyzer")
+    # When it is to measure for 4 s
+    with pytest.raises(peers.processes.CommandError, match="perf_analyzer"):
+        side.measured(peers.loads.Point("resnet50_shaped", 1, 8), 1.0, tmp_path)
+    # Then it is asked for longer windows, in which something ends, and not where that would not help
+    assert [window for window, _ in asked] == windows
+    assert all(limit > 3 * int(window) / 1000 for window, limit in asked)
 
 
 def test_loads_are_left_out_whose_rows_would_take_minutes(peers: Any) -> None:
