@@ -52,11 +52,11 @@ def serving(repository: Path, *options: str) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
         links = {"local": f"unix://{folder}/broker.sock", "zmq": f"ipc://{folder}/broker.zmq"}
         log = Path(folder, "log")
-        command = [sys.executable, "-m", "penstock.clients.cli", "serve", str(repository), *options, "--parent", str(os.getpid())]
+        program = [sys.executable, "-m", "penstock.clients.cli", "serve", str(repository)]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command,
+                [*program, *options, "--parent", str(os.getpid())],
                 env=environment | {"PENSTOCK_RUNTIME_DIR": folder},
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -7,7 +7,7 @@ and costs the others nothing. The results are written after every point, so that
 
 usage: run.py [--json FILE] [--only MODEL|SERVER ...] [--rounds N] [--seconds S] [--instances N]
 
-Exit status: 0 everything was measured; 1 something was left out, and is named, or the servers answer differently; 130 interrupted.
+Exit status: 0 everything was measured; 1 something was left out, and is named, or the servers answer differently; 130: Ctrl-C.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class RegionLayout:
 
 
 def _content(array: Array) -> Array:
-    """The bytes that `encoded` has. Those of numbers are the array's own, not copied: a closed loop may have gigabytes of them."""
+    """The bytes that `encoded` has. Those of numbers are the array's own: a closed loop may have gigabytes of them."""
     if array.dtype.kind == "O":
         return np.frombuffer(encoded(array), np.uint8)
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

@@ -8,6 +8,7 @@ from fault import Fault
 OPEN_LOOP = "clients/perf/open_loop.py"
 ARRIVALS = "clients/perf/arrivals.py"
 SEARCH = "clients/perf/search.py"
+REGION_SLOTS = "clients/perf/region_slots.py"
 
 LOOP = "tests/unit/clients/perf/test_open_loop.py::"
 SCHEDULES = "tests/unit/clients/perf/test_arrivals.py::"
@@ -15,8 +16,16 @@ ROWS = "tests/unit/clients/perf/test_perf_rows.py::"
 SEARCHES = "tests/unit/clients/perf/test_perf_search.py::"
 INTERVALS = "tests/unit/clients/perf/test_confidence.py::"
 OWN = "tests/contract/test_own_target.py::"
+REGIONS = "tests/unit/clients/perf/test_region_slots.py::"
 
 FAULTS = (
+    Fault(
+        "numbers that go into a region are copied twice",
+        REGION_SLOTS,
+        "np.ascontiguousarray(array).reshape(-1).view(np.uint8)",
+        "np.frombuffer(array.tobytes(), np.uint8)",
+        (f"{REGIONS}test_numbers_are_copied_into_the_region_and_nowhere_else",),
+    ),
     Fault(
         "an open loop's latencies count from when a request was sent",
         OPEN_LOOP,

@@ -118,9 +118,7 @@ def test_a_model_that_differs_by_more_than_is_allowed_is_not_measured(tmp_path: 
 @needs_torch
 def test_a_run_that_is_told_to_end_ends_what_it_started_and_keeps_what_was_measured(tmp_path: Path, tiny: Path) -> None:
     # Given a runner that measures, in windows that take their time
-    environment = environment_of(
-        tmp_path, {"CONFIG": str(tiny), "BATCH_SIZES": "1", "MEASUREMENT_INTERVAL_MS": "2000"}
-    )
+    environment = environment_of(tmp_path, {"CONFIG": str(tiny), "BATCH_SIZES": "1", "MEASUREMENT_INTERVAL_MS": "2000"})
     with subprocess.Popen(
         [str(RUN)], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as runner:
