@@ -111,12 +111,11 @@ class GrpcWire:
             response = service_pb2.ModelInferResponse.FromString(answer)
         except DecodeError as error:
             raise BrokerError(f"{self.url}: the answer makes no sense: {error}", Code.INTERNAL) from error
-        contents = [content or None for content in response.raw_output_contents]  # empty: the output lies in a region
-        contents += [None] * (len(response.outputs) - len(contents))
+        contents = [*response.raw_output_contents, *[b""] * (len(response.outputs) - len(response.raw_output_contents))]
         return [
-            Found(output.name, output.datatype, tuple(output.shape), content)
+            Found(output.name, output.datatype, tuple(output.shape), content if content or 0 in output.shape else None)
             for output, content in zip(response.outputs, contents, strict=False)
-        ]
+        ]  # empty though it has elements: the output lies in a region (Triton 2.51 names none in its answers)
 
     def check_alive(self) -> None:
         """Raises BrokerError where there is nobody: an answer that says UNAVAILABLE may come from the server or from grpc."""
