@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +47,8 @@ def people_detection(repository: str | None, address: str | None, as_json: bool,
 
     With --json: an object with image, warm_up and rounds, an array of objects, one for each count of --sweep-count: model,
     version, memory, pinned_by, instances, on, dynamic_batching, total_ms, request_ms, queue_ms and compute_ms (means), calls,
-    objects, largest_difference, statistics (Triton's document) and overlays.
+    objects, largest_difference (null where an answer has values that are no numbers), statistics (Triton's document) and
+    overlays.
     """
     if address is not None and (repository is not None or options["counts"] or options["dynamic_batching"] is not None):
         raise click.UsageError("-u calls models as they are served: leave out -r, --sweep-count and --dynamic-batching, or -u")
@@ -74,8 +77,16 @@ def _prepared(options: dict[str, Any]) -> tuple[LoadedImage, Plan]:
     check_memory(options["memory"])
     if options["save"]:
         need_pillow("-s true")
+        _check_writable(options["output_dir"])
     image = load_image(options["image"]) if options["image"] else sample_image()
     return image, Plan(image.tensor, options["memory"], options["tasks"], options["warm_up"])
+
+
+def _check_writable(folder: Path) -> None:
+    """By what there is of its path already; nothing is made yet."""
+    place = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        raise CommandFailed(f"cannot write to {folder}: {place} is no directory that can be written to")
 
 
 @contextmanager
@@ -116,8 +127,10 @@ def _demonstrations(client: Client, plan: Plan, image: LoadedImage, options: dic
 
 def _check_alike(shown: list[Shown]) -> None:
     """The same image was shown in every call."""
-    from .people_detection_report import TOLERANCE
+    from .people_detection_report import NO_NUMBERS, TOLERANCE
 
     worst = max(each.largest_difference for each in shown)
-    if not worst <= TOLERANCE:
+    if not isfinite(worst):
+        raise CommandFailed(NO_NUMBERS)
+    if worst > TOLERANCE:
         raise CommandFailed(f"answers to the same image differ by up to {worst:.3g}; {TOLERANCE:g} is allowed for rounding")

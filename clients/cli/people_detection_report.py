@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from .rendering import duration, print_table
 
 TOLERANCE = 0.01
 """How far answers to one image may be apart: batches of another size round differently, most in half precision."""
+NO_NUMBERS = "an answer has values that are no numbers, or was not written whole"
 CHART_WIDTH = 48
 _DURATION = re.compile(r'\{\s+"count": (\d+),\s+"ns": (\d+)\s+\}')
 
@@ -82,10 +84,23 @@ def print_round(shown: Shown, verbose: bool) -> None:
     if verbose:
         _print_calls(shown)
     click.echo(f"found   {_listed(shown.objects[0])}; {_alike(shown)}")
+    if together := _how_batched(shown.done):
+        click.echo(f"batches {together}")
     if shown.overlays:
         click.echo(f"images  {shown.overlays[0]} to {Path(shown.overlays[-1]).name}")
     click.echo(f"\nModel '{done.model.name}' Stats:\n{_indented({'model_stats': [done.counted]})}")
     click.echo(f"\nTOTAL INFERENCE TIME: {done.round.total_ns / 1e6:.0f}ms")
+
+
+def _how_batched(done: Demonstrated) -> str:
+    """Why calls were batched otherwise than the first alone and the others together; empty where nothing is to be said."""
+    if not done.dynamic_batching or len(done.round.calls) == 1:
+        return ""
+    if done.counted["execution_count"] == 1:
+        return "one of all calls: they had come before the first was sent on, as on a busy machine, or as a queue delay has it"
+    if done.counted["execution_count"] == done.counted["inference_count"]:
+        return "none of several calls: an instance was free for each, or max_batch_size is 1"
+    return ""
 
 
 def _indented(document: dict[str, Any]) -> str:
@@ -118,7 +133,10 @@ def _listed(boxes: Sequence[Box]) -> str:
 def _alike(shown: Shown) -> str:
     if shown.largest_difference == 0:
         return "every answer the same to the bit"
-    return f"answers differ by at most {shown.largest_difference:.1g} (batches of another size round differently)"
+    if not isfinite(shown.largest_difference):
+        return NO_NUMBERS
+    why = " (batches of another size round differently)" if shown.largest_difference <= TOLERANCE else ""
+    return f"answers differ by at most {shown.largest_difference:.1g}{why}"
 
 
 # --- a sweep ---------------------------------------------------------------------------------------------------------------

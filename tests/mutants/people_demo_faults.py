@@ -9,11 +9,14 @@ CALLING = "clients/people_detection/calling.py"
 COUNTING = "clients/people_detection/counting.py"
 VARIANTS = "clients/people_detection/variants.py"
 MEMORY = "clients/people_detection/memory.py"
+COMMAND = "clients/cli/people_detection_command.py"
+REPORT = "clients/cli/people_detection_report.py"
 
 CALLERS = "tests/unit/clients/people_detection/test_calling.py::"
 COUNTED = "tests/unit/clients/people_detection/test_counting.py::"
 LOADED = "tests/unit/clients/people_detection/test_variants.py::"
 USAGE = "tests/unit/cli/test_people_detection_usage.py::"
+WHOLE = "tests/process/test_people_detection.py::"
 
 FAULTS = (
     Fault(
@@ -85,5 +88,26 @@ FAULTS = (
         'if memory == "gpu":\n        try:',
         'if memory == "cuda":\n        try:',
         (f"{USAGE}test_gpu_memory_without_a_gpu_is_refused_with_the_reason_and_a_way_out",),
+    ),
+    Fault(
+        "where images cannot be written is found when all was called",
+        COMMAND,
+        '_check_writable(options["output_dir"])\n',
+        "_check_writable(Path())\n",
+        (f"{WHOLE}test_a_folder_that_cannot_be_written",),
+    ),
+    Fault(
+        "answers that are no numbers are taken for rounding",
+        REPORT,
+        "if not isfinite(shown.largest_difference):",
+        "if shown.largest_difference < 0:",
+        (f"{WHOLE}test_answers_that_are_no_numbers",),
+    ),
+    Fault(
+        "one batch of all calls goes unexplained",
+        REPORT,
+        'done.counted["execution_count"] == 1:',
+        'done.counted["execution_count"] == 0:',
+        (f"{WHOLE}test_one_batch_of_all_calls_is_explained",),
     ),
 )

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from detector_files import add_detector, detector
+from onnx import numpy_helper
 from PIL import Image
 from running import START_S, RunningBroker, add_model, children_of, eventually
 from simulated.tensorrt_packages import SimulatedTensorRT
@@ -272,11 +273,41 @@ def test_a_model_that_is_not_loaded_says_why(demo: Demo, repository: Path) -> No
     assert done.returncode == 1 and "model 'peoplenet' is UNAVAILABLE: " in done.stderr and "model.onnx" in done.stderr
 
 
+def test_answers_that_are_no_numbers(demo: Demo, repository: Path) -> None:
+    # Given a detector that answers NaN
+    add_detector(repository)
+    broken = detector(1)
+    next(tensor for tensor in broken.graph.initializer if tensor.name == "distances").CopyFrom(
+        numpy_helper.from_array(np.full(12, np.nan, np.float32), "distances")
+    )
+    (repository / "peoplenet" / "1" / "model.onnx").write_bytes(broken.SerializeToString())
+    # Then that is what is said, and not that rounding made a difference
+    done = demo.run("-r", str(repository), "-t", "2")
+    assert done.returncode == 1
+    assert "penstock: an answer has values that are no numbers" in done.stderr
+    assert "an answer has values that are no numbers" in done.stdout and "round differently" not in done.stdout
+
+
+def test_one_batch_of_all_calls_is_explained(demo: Demo, repository: Path) -> None:
+    # Given a queue delay that all calls come within
+    add_detector(repository, batching="dynamic_batching { preferred_batch_size: [ 3 ] max_queue_delay_microseconds: 5000000 }")
+    done = demo.run("-r", str(repository), "-t", "3")
+    assert done.returncode == 0, done.stderr
+    assert "\nbatches one of all calls: they had come before the first was sent on" in done.stdout
+    # And so is that none was made
+    add_detector(repository, "single", max_batch_size=1, batching="dynamic_batching { }")
+    done = demo.run("-r", str(repository), "-t", "3", "--model", "single")
+    assert "\nbatches none of several calls: " in done.stdout
+
+
 def test_a_folder_that_cannot_be_written(demo: Demo, repository: Path) -> None:
     add_detector(repository)
     (demo.folder / "file").touch()
     done = demo.run("-r", str(repository), "-t", "1", "-s", "true", "--output-dir", str(demo.folder / "file" / "inside"))
-    assert done.returncode == 1 and f"cannot write to {demo.folder / 'file' / 'inside'}: " in done.stderr
+    assert done.returncode == 1
+    assert f"cannot write to {demo.folder / 'file' / 'inside'}: {demo.folder / 'file'} is no directory" in done.stderr
+    # And that is said before anything is started, not after all was called and before it was shown
+    assert "served on the CPU" not in done.stderr
 
 
 def test_interrupted_it_leaves_nothing(demo: Demo, repository: Path) -> None:
