@@ -294,9 +294,11 @@ def test_one_batch_of_all_calls_is_explained(demo: Demo, repository: Path) -> No
     done = demo.run("-r", str(repository), "-t", "3")
     assert done.returncode == 0, done.stderr
     assert "\nbatches one of all calls: they had come before the first was sent on" in done.stdout
-    # And so is that none was made
-    add_detector(repository, "single", max_batch_size=1, batching="dynamic_batching { }")
-    done = demo.run("-r", str(repository), "-t", "3", "--model", "single")
+
+
+def test_batching_that_joined_no_calls_is_explained(demo: Demo, repository: Path) -> None:
+    add_detector(repository, max_batch_size=1, batching="dynamic_batching { }")
+    done = demo.run("-r", str(repository), "-t", "3")
     assert "\nbatches none of several calls: " in done.stdout
 
 
