@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The small detector: depthwise separable convolutions down to a cell of 16 pixels, and what it is as an ONNX graph.
 
-    image [3, 544, 960] -> stem, 4 pixels a cell -> 3 blocks at 8 -> 6 blocks at 16 -> coverage [3, 34, 60], boxes [12, 34, 60]
+    image [3, 544, 960] -> stem, 4 pixels a cell -> 3 blocks at 8 -> 3 blocks at 16 --------+-> 2 blocks at 16 -> coverage [3, 34, 60]
+                                                                     +-> 4 blocks at 32 -+                      boxes [12, 34, 60]
 
-The blocks at 16 look ever farther around themselves (dilations), as a cell at somebody's waist must see their head and feet.
+The blocks at 32 look far around themselves, as a cell at somebody's waist must see their head and feet; what they see is added
+to the cells of 16, which know where exactly a side is.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
+from torch.nn import functional
 
 from penstock.clients.people_detection.layout import BOXES_SHAPE, CLASSES, COVERAGE_SHAPE, IMAGE_SHAPE
 
@@ -55,37 +58,45 @@ class Detector(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(
+        self.near = nn.Sequential(
             Convolution(3, 24, 6, stride=4, relu=True),
-            Block(24, 32, 3),
-            Block(32, 64, 5, stride=2),
+            Block(24, 64, 5, stride=2),
             Block(64, 64, 3),
             Block(64, 64, 3),
             Block(64, 128, 5, stride=2),
-            *(Block(128, 128, 5, dilation=dilation) for dilation in (1, 2, 3, 1, 2)),
+            Block(128, 128, 5),
+            Block(128, 128, 5),
         )
+        self.far = nn.Sequential(
+            Block(128, 160, 5, stride=2),
+            *(Block(160, 160, 5, dilation=dilation) for dilation in (1, 2, 1)),
+            Convolution(160, 128, 1, relu=True),
+        )
+        self.together = nn.Sequential(Block(128, 128, 5), Block(128, 128, 5))
         self.coverage = nn.Conv2d(128, len(CLASSES), 1)
         self.boxes = nn.Conv2d(128, 4 * len(CLASSES), 1)
         nn.init.constant_(self.coverage.bias, -4.0)  # few cells see anything
         nn.init.constant_(self.boxes.bias, 1.0)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        cells = self.body(images - 0.5)
+        near = self.near(images - 0.5)
+        far = functional.interpolate(self.far(near), scale_factor=2.0)
+        cells = self.together(near + far)
         return self.coverage(cells), self.boxes(cells)
 
 
 def onnx_model(detector: Detector) -> onnx.ModelProto:
     """The trained network under PeopleNet's names, with a variable batch dimension and the normalisations folded in."""
     graph = _Graph()
-    at = graph.add("Sub", [IMAGE, graph.constant(np.float32(0.5))])
-    for layer in detector.body:
-        if isinstance(layer, Block):
-            found = graph.convolution(graph.convolution(at, layer.around), layer.across)
-            at = graph.add("Add", [found, at]) if layer.residual else found
-        else:
-            at = graph.convolution(at, layer)
-    graph.add("Sigmoid", [graph.head(at, detector.coverage)], COVERAGE)
-    graph.head(at, detector.boxes, BOXES)
+    near = graph.layers(graph.add("Sub", [IMAGE, graph.constant(np.float32(0.5))]), detector.near)
+    scales = graph.constant(np.array([1, 1, 2, 2], np.float32))
+    far = graph.add(
+        "Resize", [graph.layers(near, detector.far), "", scales],
+        mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor",
+    )  # fmt: skip
+    cells = graph.layers(graph.add("Add", [near, far]), detector.together)
+    graph.add("Sigmoid", [graph.head(cells, detector.coverage)], COVERAGE)
+    graph.head(cells, detector.boxes, BOXES)
     tensors = {
         name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
         for name, shape in ((IMAGE, IMAGE_SHAPE), (COVERAGE, COVERAGE_SHAPE), (BOXES, BOXES_SHAPE))
@@ -116,6 +127,15 @@ class _Graph:
         output = output or f"{operator.lower()}{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
         return output
+
+    def layers(self, at: str, layers: nn.Sequential) -> str:
+        for layer in layers:
+            if isinstance(layer, Block):
+                found = self.convolution(self.convolution(at, layer.around), layer.across)
+                at = self.add("Add", [found, at]) if layer.residual else found
+            else:
+                at = self.convolution(at, layer)
+        return at
 
     def convolution(self, at: str, block: Convolution) -> str:
         layer, norm = block[0], block[1]

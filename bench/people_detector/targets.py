@@ -21,8 +21,11 @@ from penstock.clients.people_detection.scenes import Truth
 
 MIDDLE, AROUND = 0.5, 0.8
 LEAST_RADIUS = 13.0
+LEAST_INSIDE = 0.5
+"""Of a box that the edge of a piece cuts; of what is cut off more, any coverage will do."""
+
 BOX_LOSS = 1.5
-"""What being wrong by a width or height weighs, beside being wrong about coverage."""
+"""What being wrong about boxes weighs, beside being wrong about coverage."""
 
 Array = npt.NDArray[np.float32]
 
@@ -49,8 +52,12 @@ def targets_of(truths: Sequence[Truth], left: int, top: int, height: int, width:
     y = np.arange(rows)[:, np.newaxis] * STRIDE + CENTRE_OFFSET
     for truth in truths:
         box = truth.box
-        x1, y1, x2, y2 = box.x1 - left, box.y1 - top, box.x2 - left, box.y2 - top
+        x1, y1 = max(box.x1 - left, 0), max(box.y1 - top, 0)
+        x2, y2 = min(box.x2 - left, width), min(box.y2 - top, height)
+        if x1 >= x2 or y1 >= y2:
+            continue
         number, sides = CLASSES.index(box.label), (x2 - x1, y2 - y1)
+        inside = sides[0] * sides[1] / ((box.x2 - box.x1) * (box.y2 - box.y1))
         away = np.hypot(
             (x - (x1 + x2) / 2) / max(sides[0] / 2 * MIDDLE, LEAST_RADIUS),
             (y - (y1 + y2) / 2) / max(sides[1] / 2 * MIDDLE, LEAST_RADIUS),
@@ -59,7 +66,7 @@ def targets_of(truths: Sequence[Truth], left: int, top: int, height: int, width:
         found.cares[number][around] = 0
         found.coverage[number][middle] = 0
         found.weights[number][around] = 0
-        if truth.counts:
+        if truth.counts and inside >= LEAST_INSIDE:
             found.coverage[number][middle] = found.cares[number][middle] = 1
             found.weights[number][around] = 1 / np.sqrt(max(middle.sum(), 1))
             distances = np.broadcast_arrays(x - x1, y - y1, x2 - x, y2 - y)
@@ -74,9 +81,22 @@ def batched(targets: Sequence[Targets]) -> list[torch.Tensor]:
 
 
 def loss(coverage: torch.Tensor, boxes: torch.Tensor, wanted: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy of the coverage per cell that sees something, and how far off sides are, relative to the size."""
+    """Of each class alike, however rare: the cross-entropy of the coverage per cell that sees something, and how wrong boxes are.
+
+    A box is as wrong as its sides are off, relative to its size, and as its intersection over union with the truth falls short
+    of one.
+    """
     seen, cares, distances, sizes, weights = wanted
     entropy = functional.binary_cross_entropy_with_logits(coverage, seen, reduction="none") * cares
-    off = (boxes.reshape(distances.shape) - distances).abs()
-    relative = (off.unflatten(2, (2, 2)) / sizes.unsqueeze(2)).sum(dim=(2, 3)) * weights
-    return entropy.sum() / seen.sum().clamp(min=1) + BOX_LOSS * relative.sum() / weights.sum().clamp(min=1)
+    said = boxes.reshape(distances.shape)
+    off = ((said - distances).abs().unflatten(2, (2, 2)) / sizes.unsqueeze(2)).sum(dim=(2, 3))
+    wrong = (off + 1 - _overlap(said, distances, sizes)) * weights
+    each = (0, 2, 3)
+    return (entropy.sum(each) / seen.sum(each).clamp(min=1) + BOX_LOSS * wrong.sum(each) / weights.sum(each).clamp(min=1)).mean()
+
+
+def _overlap(said: torch.Tensor, distances: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """Intersection over union of the boxes that cells say and those that they should."""
+    shared = torch.minimum(said, distances).unflatten(2, (2, 2)).sum(dim=2).clamp(min=0).prod(dim=2)
+    area = said.unflatten(2, (2, 2)).sum(dim=2).clamp(min=0).prod(dim=2)
+    return shared / (area + sizes.prod(dim=2) - shared).clamp(min=1e-6)

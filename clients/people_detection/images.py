@@ -31,7 +31,7 @@ def load_image(path: Path) -> LoadedImage:
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # a broken file may raise any of them
         raise invalid(f"image {path} cannot be read: {error}") from error
     original = np.asarray(upright)
     return LoadedImage(as_tensor(original), original)

@@ -26,6 +26,11 @@ LEAST_VISIBLE = {"person": 0.4, "bag": 0.6, "face": 0.7}
 """Of its pixels; what is hidden more may be found or not."""
 
 PERSON_HEIGHT_M = (1.45, 1.95)
+LEAST_METRE = 36.0
+"""Pixels that a metre has where the farthest people stand."""
+
+LEAST_APART = 0.11
+"""Of the heights of two together, from the feet of one to those of the other: about as far as they touch."""
 
 
 class Truth(NamedTuple):
@@ -43,7 +48,7 @@ class Scene(NamedTuple):
 
 
 def draw_scene(seed: int) -> Scene:
-    """The scene of a seed: one street, some things, and up to twenty people."""
+    """The scene of a seed: one street, some things, and some people."""
     random = np.random.default_rng(seed)
     street = Street.drawn_by(random, WIDTH, HEIGHT)
     canvas = Canvas(HEIGHT, WIDTH)
@@ -82,15 +87,18 @@ class _Drawn(NamedTuple):
 
 
 def _people(random: Random, street: Street) -> list[_Pedestrian]:
-    """People alone, in pairs side by side, and behind one another, at all distances."""
+    """People alone, in pairs and threes side by side, at all distances; nobody right behind anybody."""
     people: list[_Pedestrian] = []
-    nearest = street.height * 1.25
-    for _ in range(random.integers(3, 13)):
-        y = street.facades + 4 + (nearest - street.facades - 4) * random.random() ** 1.4
+    nearest = street.height * 1.1
+    farthest = street.horizon + LEAST_METRE * street.eye
+    for _ in range(random.integers(6, 14)):
+        y = farthest + (nearest - farthest) * random.random() ** 1.4
         x = random.uniform(0.03, 0.97) * street.width
         for _ in range(random.choice([1, 1, 1, 2, 3])):
             height = street.metre(y) * random.uniform(*PERSON_HEIGHT_M)
-            people.append(_Pedestrian(Look.drawn_by(random), x, y, height, bool(random.random() < 0.5)))
+            one = _Pedestrian(Look.drawn_by(random), x, y, height, bool(random.random() < 0.5))
+            if all(abs(x - other.x) > LEAST_APART * (height + other.height) for other in people):
+                people.append(one)
             x += random.choice([-1, 1]) * height * random.uniform(0.25, 0.5)
             y += random.uniform(-0.02, 0.05) * height
     return people
@@ -98,7 +106,7 @@ def _people(random: Random, street: Street) -> list[_Pedestrian]:
 
 def _places(random: Random, street: Street) -> list[float]:
     """How far down things stand."""
-    return [random.uniform(street.facades + 4, street.height * 1.05) for _ in range(random.integers(2, 10))]
+    return [random.uniform(street.facades + 4, street.height * 1.05) for _ in range(random.integers(2, 8))]
 
 
 def _put_thing(canvas: Canvas, random: Random, street: Street, y: float) -> None:

@@ -69,4 +69,11 @@ FAULTS = (
         "visible >= 0 and",
         (f"{TESTS}test_scenes.py::test_only_what_is_large_and_visible_enough_counts",),
     ),
+    Fault(
+        "people stand right behind one another",
+        SCENES,
+        "if all(abs(x - other.x) > LEAST_APART * (height + other.height) for other in people):",
+        "if people is not None:",
+        (f"{TESTS}test_scenes.py::test_nobody_stands_right_behind_anybody",),
+    ),
 )

@@ -21,7 +21,7 @@ MODEL = Path(people_detection.__file__).parent / "repositories" / "trtis_model_r
 BENCH = Path(__file__).resolve().parents[2] / "bench" / "people_detector"
 HELD_OUT = range(12)
 OUTPUTS = ["output_cov/Sigmoid", "output_bbox/BiasAdd"]
-LEAST = {"person": (0.65, 0.65), "face": (0.4, 0.6)}
+LEAST = {"person": (0.6, 0.7), "bag": (0.4, 0.15), "face": (0.35, 0.5)}
 """Precision and recall; README.md beside the repositories has what they are on a hundred scenes."""
 
 
@@ -49,7 +49,7 @@ def accuracy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     del sys.modules["accuracy"]
 
 
-def test_people_and_faces_are_found_once_each(session: Any, scenes: list[Scene], accuracy: Any) -> None:
+def test_people_their_bags_and_faces_are_found(session: Any, scenes: list[Scene], accuracy: Any) -> None:
     judged = []
     for scene in scenes:
         coverage, boxes = session.run(OUTPUTS, {"input_1": as_tensor(scene.pixels)[np.newaxis]})

@@ -55,7 +55,7 @@ class Look:
         top = vivid if random.random() < 0.6 else 0.7 * grey + 0.3 * vivid
         legs = np.array(DENIM[random.integers(len(DENIM))]) if random.random() < 0.75 else random.random(3)
         return cls(
-            view=random.choice(["front", "back", "side"]),
+            view=random.choice(["front", "back", "side"], p=[0.42, 0.26, 0.32]),
             build=random.uniform(0.85, 1.3),
             stride=random.uniform(0.02, 0.17),
             swing=random.uniform(-1, 1),
@@ -70,7 +70,7 @@ class Look:
             striped=random.random() < 0.15,
             phone=random.random() < 0.1,
             bag=random.choice(
-                ["", "backpack", "handbag", "shoulder bag", "suitcase", "shopping"], p=[0.45, 0.15, 0.12, 0.12, 0.08, 0.08]
+                ["", "backpack", "handbag", "shoulder bag", "suitcase", "shopping"], p=[0.34, 0.16, 0.15, 0.14, 0.11, 0.10]
             ),
             bag_colour=np.array(LEATHER[random.integers(len(LEATHER))]) if random.random() < 0.6 else random.random(3),
             bag_side=random.choice([-1.0, 1.0]),

@@ -52,7 +52,7 @@ def test_a_photo_taken_sideways_stands_upright(tmp_path: Path) -> None:
     assert load_image(tmp_path / "photo.jpg").original.shape == (10, 20, 3)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no image"])
+@pytest.mark.parametrize("content", [None, b"", b"no image", b"P6\nL0 40 255\n"])
 def test_what_is_no_image_is_named(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "street.png"
     if content is not None:

@@ -57,3 +57,12 @@ def test_a_face_is_within_somebody(scenes: list[Scene]) -> None:
                 and face.y2 <= one.y1 + 0.25 * (one.y2 - one.y1) + 25
                 for one in people
             )
+
+
+def test_nobody_stands_right_behind_anybody(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        people = [truth.box for truth in scene.truths if truth.box.label == "person" and 20 < truth.box.x1 and truth.box.x2 < 940]
+        for number, one in enumerate(people):
+            for other in people[:number]:
+                apart = abs(one.x1 + one.x2 - other.x1 - other.x2) / 2
+                assert apart > 0.05 * (one.y2 - one.y1 + other.y2 - other.y1)
