@@ -19,7 +19,7 @@ from torch.nn import functional
 from penstock.clients.people_detection.layout import BOX_NORM, CENTRE_OFFSET, CLASSES, STRIDE
 from penstock.clients.people_detection.scenes import Truth
 
-MIDDLE, AROUND = 0.5, 0.8
+MIDDLE, AROUND = 0.4, 0.75
 LEAST_RADIUS = 13.0
 LEAST_INSIDE = 0.5
 """Of a box that the edge of a piece cuts; of what is cut off more, any coverage will do."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains the detector of the people detection demo on drawn streets, judges it on others, and writes it into both repositories.
 
-It takes six minutes of processor time. Rounding differs from machine to machine, and the network a little with it.
+It takes ten minutes of processor time. Rounding differs from machine to machine, and the network a little with it.
 
 usage: python bench/people_detector/train.py [--steps N] [--out FILE.onnx]     needs torch and onnx
 """
@@ -37,7 +37,7 @@ HELD_OUT = range(100)
 TRAINING = range(10_000, 10_240)
 """Seeds of scenes."""
 
-STEPS, PIECES_PER_STEP = 1000, 4
+STEPS, PIECES_PER_STEP = 1500, 4
 PIECE = (HEIGHT, 448)
 """All that is above and below somebody."""
 

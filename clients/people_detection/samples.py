@@ -12,7 +12,7 @@ REPOSITORIES = Path(__file__).parent / "repositories"
 CONCURRENT, BATCHING = "trtis_model_repo_sample_1", "trtis_model_repo_sample_2"
 """Three instances of the model; one, with dynamic batching."""
 
-SEED = 0
+SEED = 10
 """Of the street. None that the detector was trained on."""
 
 

@@ -19,14 +19,14 @@ from .streets.shapes import Canvas
 from .streets.street import Random, Street, draw_street
 from .streets.things import ON_PAVEMENTS, ON_ROADS
 
-SMALLEST = {"person": 48.0, "bag": 14.0, "face": 11.0}
+SMALLEST = {"person": 48.0, "bag": 14.0, "face": 12.0}
 """Pixels in height; what is lower may be found or not."""
 
 LEAST_VISIBLE = {"person": 0.4, "bag": 0.6, "face": 0.7}
 """Of its pixels; what is hidden more may be found or not."""
 
 PERSON_HEIGHT_M = (1.45, 1.95)
-LEAST_METRE = 36.0
+LEAST_METRE = 50.0
 """Pixels that a metre has where the farthest people stand."""
 
 LEAST_APART = 0.11
@@ -89,10 +89,10 @@ class _Drawn(NamedTuple):
 def _people(random: Random, street: Street) -> list[_Pedestrian]:
     """People alone, in pairs and threes side by side, at all distances; nobody right behind anybody."""
     people: list[_Pedestrian] = []
-    nearest = street.height * 1.1
+    nearest = street.height * 1.15
     farthest = street.horizon + LEAST_METRE * street.eye
-    for _ in range(random.integers(6, 14)):
-        y = farthest + (nearest - farthest) * random.random() ** 1.4
+    for _ in range(random.integers(5, 12)):
+        y = farthest + (nearest - farthest) * random.random()
         x = random.uniform(0.03, 0.97) * street.width
         for _ in range(random.choice([1, 1, 1, 2, 3])):
             height = street.metre(y) * random.uniform(*PERSON_HEIGHT_M)

@@ -28,7 +28,7 @@ class Street:
         horizon = height * random.uniform(0.22, 0.36)
         facades = horizon + height * random.uniform(0.06, 0.10)
         road = facades + height * random.uniform(0.06, 0.16)
-        return cls(width, height, horizon, random.uniform(2.3, 3.6), facades, (road, road + height * random.uniform(0.15, 0.3)))
+        return cls(width, height, horizon, random.uniform(1.9, 3.0), facades, (road, road + height * random.uniform(0.15, 0.3)))
 
     def metre(self, y: float) -> float:
         """In pixels, of something standing on the ground at y."""
