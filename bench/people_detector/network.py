@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The small detector: depthwise separable convolutions down to a cell of 16 pixels, and what it is as an ONNX graph.
 
-    image [3, 544, 960] -> stem, 4 pixels a cell -> 3 blocks at 8 -> 3 blocks at 16 --------+-> 2 blocks at 16 -> coverage [3, 34, 60]
-                                                                     +-> 4 blocks at 32 -+                      boxes [12, 34, 60]
+    image [3, 544, 960] -> stem, 4 pixels a cell -> 3 blocks at 8 -> 3 at 16 ---------+-> 2 at 16 -> coverage [3, 34, 60]
+                                                                       +-> 4 at 32 -> +              boxes [12, 34, 60]
 
 The blocks at 32 look far around themselves, as a cell at somebody's waist must see their head and feet; what they see is added
 to the cells of 16, which know where exactly a side is.

@@ -81,7 +81,7 @@ def batched(targets: Sequence[Targets]) -> list[torch.Tensor]:
 
 
 def loss(coverage: torch.Tensor, boxes: torch.Tensor, wanted: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Of each class alike, however rare: the cross-entropy of the coverage per cell that sees something, and how wrong boxes are.
+    """Of each class alike, however rare: cross-entropy of the coverage per cell that sees something, and how wrong boxes are.
 
     A box is as wrong as its sides are off, relative to its size, and as its intersection over union with the truth falls short
     of one.
@@ -92,7 +92,8 @@ def loss(coverage: torch.Tensor, boxes: torch.Tensor, wanted: Sequence[torch.Ten
     off = ((said - distances).abs().unflatten(2, (2, 2)) / sizes.unsqueeze(2)).sum(dim=(2, 3))
     wrong = (off + 1 - _overlap(said, distances, sizes)) * weights
     each = (0, 2, 3)
-    return (entropy.sum(each) / seen.sum(each).clamp(min=1) + BOX_LOSS * wrong.sum(each) / weights.sum(each).clamp(min=1)).mean()
+    unseen, misplaced = entropy.sum(each) / seen.sum(each).clamp(min=1), wrong.sum(each) / weights.sum(each).clamp(min=1)
+    return (unseen + BOX_LOSS * misplaced).mean()
 
 
 def _overlap(said: torch.Tensor, distances: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:

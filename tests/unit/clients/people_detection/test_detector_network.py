@@ -36,7 +36,7 @@ def detector(network: Any) -> Any:
         for _ in range(3):
             detector.train()(torch.rand(2, 3, 96, 64))
         for parameter in detector.parameters():
-            parameter += 0.05 * torch.rand_like(parameter)
+            parameter.add_(0.05 * torch.rand_like(parameter))
     return detector.eval()
 
 

@@ -61,9 +61,9 @@ def test_a_box_that_the_edge_of_a_piece_cuts_ends_there_as_at_the_edge_of_an_ima
 def in_whole_image(wanted: Any) -> Any:
     """With nothing to the right of the piece."""
     missing = 60 - wanted.coverage.shape[-1]
-    return wanted._replace(**{
-        name: np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)]) for name, array in wanted._asdict().items()
-    })
+    return wanted._replace(
+        **{name: np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)]) for name, array in wanted._asdict().items()}
+    )
 
 
 def test_the_nearer_of_two_has_the_cells_that_both_could_have(targets: Any) -> None:

@@ -61,7 +61,9 @@ def test_a_face_is_within_somebody(scenes: list[Scene]) -> None:
 
 def test_nobody_stands_right_behind_anybody(scenes: list[Scene]) -> None:
     for scene in scenes:
-        people = [truth.box for truth in scene.truths if truth.box.label == "person" and 20 < truth.box.x1 and truth.box.x2 < 940]
+        people = [
+            truth.box for truth in scene.truths if truth.box.label == "person" and truth.box.x1 > 20 and truth.box.x2 < 940
+        ]
         for number, one in enumerate(people):
             for other in people[:number]:
                 apart = abs(one.x1 + one.x2 - other.x1 - other.x2) / 2
