@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -101,28 +102,31 @@ def test_interrupted_none_is_left(broker: RunningBroker) -> None:
 
 def test_interrupted_in_the_middle_of_a_window_it_gives_those_before(broker: RunningBroker) -> None:
     # Given a measurement that is interrupted while its processes are at work, and that would go on for long
+    timers: list[threading.Timer] = []
+
     def later(_text: str) -> None:
-        if not signal.getitimer(signal.ITIMER_REAL)[0]:
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
+        if not timers:
+            timers.append(threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1)))
+            timers[0].start()
 
     def interrupt(_number: int, _frame: Any) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, interrupt)
+    before = signal.signal(signal.SIGUSR1, interrupt)
     windows = Windows(interval_ms=400, max_trials=1000, stability_percentage=0)
     rows = rows_of(broker, "echo", "local", Point(1, 2), said=later, windows=windows)
     try:
         # Then the windows before that make a row, which is not called stable
         row = next(rows)
-        signal.setitimer(signal.ITIMER_REAL, 0)
         assert row.notes[0].startswith("interrupted")
         assert row.windows >= 1 and row.requests > 0 and not row.is_stable
         # And who asks for more is interrupted, with nothing left that runs
         with pytest.raises(KeyboardInterrupt):
             next(rows)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for timer in timers:
+            timer.join()
+        signal.signal(signal.SIGUSR1, before)
     assert clients() == []
 
 
