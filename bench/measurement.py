@@ -3,20 +3,22 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from penstock.clients.perf.machine import installed, this_machine
+
 Row = dict[str, Any]
+PACKAGES = ("penstock", "numpy", "onnxruntime", "pyzmq", "msgspec", "torch", "cupy", "cuda-bindings", "tensorrt")
+"""Those that a bench says the version of."""
 CPUCLOCK_SCHED = 2
 """Linux, posix-timers.h: the clock of the time that a process was running, in ns, its ended threads included."""
 
@@ -63,20 +65,13 @@ def median_row(rows: Sequence[Row]) -> Row:
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    processors = [
-        line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    packages: dict[str, str] = {}
-    for name in ("penstock", "numpy", "onnxruntime", "pyzmq", "msgspec", "torch", "cupy", "cuda-bindings", "tensorrt"):
-        with suppress(PackageNotFoundError):
-            packages[name] = version(name)
+    here = this_machine(())
     return {
-        "processor": processors[0] if processors else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(memory / 2**30, 1),
+        "processor": here.processor,
+        "cores": here.cores,
+        "memory_gib": here.memory_gib,
         "kernel": platform.release(),
-        "python": platform.python_version(),
-        "packages": packages,
+        "python": here.python,
+        "packages": installed(PACKAGES),
         "date": time.strftime("%Y-%m-%d"),
     }

@@ -18,7 +18,7 @@ from .buffers import SingleUse, SlotPool
 from .catalog import Catalog, Model
 from .device_arrays import DeviceArray
 from .models import Classification, Layout, ModelInfo, TensorInfo, check_inputs, layout_of_arrays
-from .regions import MemfdRegion, Placed, Region, SystemRegion
+from .regions import Placed, Region, make_region
 from .session import Session
 from .slots import InlineSlot, PlacedRequest, Slot
 
@@ -109,12 +109,8 @@ class Leasing:
         """A fresh region for a pool, not registered yet."""
         name = f"~{os.urandom(6).hex()}"  # random: a slot used with another client must be refused there, not found
         if device is not None:
-            from .cuda_regions import CudaRegion  # here: most programs have no use for it
-
-            return CudaRegion.allocate(name, byte_size, device)
-        if self._session.keeps_memory:
-            return MemfdRegion(name, byte_size)
-        return SystemRegion.create(name, f"penstock-{os.getpid()}-{name[1:]}", byte_size)
+            return make_region("cuda", name, byte_size, device)
+        return make_region("memfd" if self._session.keeps_memory else "system", name, byte_size)
 
     def _add_region(self, device: int | None, byte_size: int) -> Region:
         """One that is registered, and has no name that could be left behind."""

@@ -190,3 +190,14 @@ class SystemRegion(HostRegion):
         """As for every region; also unlinks the key, where this process made it."""
         self.unlink()
         super().close()
+
+
+def make_region(kind: Literal["memfd", "system", "cuda"], name: str, byte_size: int, device: int = 0) -> Region:
+    """A fresh region that nobody knows yet. A system region's key has this process's pid in it; `device` is for a cuda one."""
+    if kind == "cuda":
+        from .cuda_regions import CudaRegion  # here: it builds on this module, and most programs have no use for it
+
+        return CudaRegion.allocate(name, byte_size, device)
+    if kind == "memfd":
+        return MemfdRegion(name, byte_size)
+    return SystemRegion.create(name, f"penstock-{os.getpid()}-{name.removeprefix('~')}", byte_size)

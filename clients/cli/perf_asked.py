@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from ..perf.plan import Memory, Plan, Point, Windows
 
 Options = Mapping[str, Any]
-KSERVE_PORTS = {"http": 8000, "grpc": 8001}
-"""Triton's."""
+KSERVE_LINKS = ("http", "grpc")
 ONLINE_CONCURRENCIES = (8, 16, 32, 64, 128, 256)
 STALL_S, LEAST_IN_FLIGHT = 2.0, 64
 """An open loop goes on sending while a server answers nothing for so long, or for so many requests: all are prepared before."""
@@ -27,7 +26,7 @@ def _is_online(options: Options) -> bool:
 
 
 def _is_kserve(options: Options) -> bool:
-    return options["link"] in KSERVE_PORTS
+    return options["link"] in KSERVE_LINKS
 
 
 def _has_no_range(options: Options) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...ipc.errors import BrokerError, PenstockError
 from .connecting import connected
 from .failures import CommandFailed, Unreachable, failing_as
-from .perf_asked import KSERVE_PORTS, Options
+from .perf_asked import KSERVE_LINKS, Options
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -83,8 +83,10 @@ def _found(model: str, options: Options) -> Iterator[tuple[TargetSpec, dict[str,
 
     link = options["link"] or ("local" if options["repository"] else parse_address(options["address"]).kind)
     memory = memory_over(link, options["shared_memory"])
-    if link in KSERVE_PORTS:
-        yield TargetSpec(link=link, address=options["url"] or f"localhost:{KSERVE_PORTS[link]}", model=model), None, memory
+    if link in KSERVE_LINKS:
+        from ..perf.targets.kserve import PORTS
+
+        yield TargetSpec(link=link, address=options["url"] or f"localhost:{PORTS[link]}", model=model), None, memory
         return
     with ExitStack() as held:
         with _broker(held, options) as client:

@@ -17,8 +17,7 @@ from typing import Any, Literal
 from ...ipc import cuda
 from ...ipc.errors import CallerError, Code
 from ..client import Client
-from ..cuda_regions import CudaRegion
-from ..regions import MemfdRegion, Region, SystemRegion
+from ..regions import Region, make_region
 
 Memory = Literal["system", "pinned", "gpu"]
 
@@ -55,10 +54,8 @@ def _made(client: Client, memory: Memory, byte_size: int) -> Region:
             f"{client.address} is no address for shared memory: use unix:///PATH or ipc:///PATH", Code.UNSUPPORTED
         )
     if memory == "gpu":
-        return CudaRegion.allocate(name, byte_size)
-    if memory == "pinned" and client.address.kind == "local":
-        return MemfdRegion(name, byte_size)
-    return SystemRegion.create(name, f"penstock-{name}", byte_size)
+        return make_region("cuda", name, byte_size)
+    return make_region("memfd" if memory == "pinned" and client.address.kind == "local" else "system", name, byte_size)
 
 
 def why_unpinned(region: dict[str, Any]) -> str:

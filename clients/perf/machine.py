@@ -32,10 +32,10 @@ def processor() -> str:
     return _value("/proc/cpuinfo", "model name") or platform.machine()
 
 
-def installed() -> dict[str, str]:
-    """Those of PACKAGES that are installed here, and their versions."""
+def installed(names: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Those of these packages that are installed here, and their versions."""
     found = {}
-    for name in PACKAGES:
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -12,12 +12,13 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
+from typing import Literal
 
 from ...ipc.errors import BrokerError
 from ..client import Client
 from ..models import Array, ModelInfo, layout_of_arrays
 from ..models import Memory as SlotMemory
-from ..regions import MemfdRegion, Region, SystemRegion
+from ..regions import Region, make_region
 from ..slots import InlineSlot, Slot
 from .inputs import prepared_inputs
 from .plan import Memory, Plan, Point
@@ -86,14 +87,10 @@ class PreparedRequests:
         return InlineSlot(layout_of_arrays(self._model, contents, shapes, None), contents, {})
 
     def _region(self, byte_size: int) -> Region:
-        name = f"perf-{os.urandom(6).hex()}"
-        region: Region
-        if self._plan.memory == "memfd":
-            region = MemfdRegion(name, max(byte_size, 1))
-        else:
-            region = SystemRegion.create(name, f"penstock-{os.getpid()}-{name}", max(byte_size, 1))
+        kind: Literal["memfd", "system"] = "memfd" if self._plan.memory == "memfd" else "system"
+        region = make_region(kind, f"perf-{os.urandom(6).hex()}", max(byte_size, 1))
         self._held.callback(region.close)
         self._client.register(region)
-        self._registered = name
+        self._registered = region.name
         region.unlink()  # the broker has it open: should this process be killed, no name is left behind
         return region

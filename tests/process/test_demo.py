@@ -16,16 +16,6 @@ from running import START_S, children_of, eventually
 DEMO = [sys.executable, "-m", "penstock.clients.cli", "demo"]
 
 
-@pytest.fixture
-def surroundings(tmp_path: Path) -> dict[str, str]:
-    """A home of its own for temporary and runtime files. That processes and /dev/shm are clean is seen to by conftest.py."""
-    for name in ("tmp", "run"):
-        (tmp_path / name).mkdir(mode=0o700)
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PENSTOCK_RUNTIME_DIR": str(tmp_path / "run")}
-    environment.pop("PENSTOCK_ADDRESS", None)
-    return environment
-
-
 def files_left(environment: dict[str, str]) -> list[str]:
     return [str(path) for name in ("TMPDIR", "PENSTOCK_RUNTIME_DIR") for path in Path(environment[name]).rglob("*")]
 

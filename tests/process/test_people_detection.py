@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import shlex
 import signal
@@ -27,16 +26,6 @@ from simulated.tensorrt_packages import SimulatedTensorRT
 
 DEMO = [sys.executable, "-m", "penstock.clients.cli", "demo", "people-detection"]
 CALLS = 6
-
-
-@pytest.fixture
-def surroundings(tmp_path: Path) -> dict[str, str]:
-    """A home of its own for temporary and runtime files. That processes and /dev/shm are clean is seen to by conftest.py."""
-    for name in ("tmp", "run"):
-        (tmp_path / name).mkdir(mode=0o700)
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PENSTOCK_RUNTIME_DIR": str(tmp_path / "run")}
-    environment.pop("PENSTOCK_ADDRESS", None)
-    return environment
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ NO_STATISTICS = (
 )
 DURATIONS = ("success", "queue", "compute_input", "compute_infer", "compute_output")
 
+PORTS = {"http": 8000, "grpc": 8001}
+"""Triton's."""
 _OF_HTTP = {
     400: Code.INVALID_ARG, 404: Code.NOT_FOUND, 409: Code.ALREADY_EXISTS, 499: Code.CANCELLED, 500: Code.INTERNAL,
     501: Code.UNSUPPORTED, 503: Code.UNAVAILABLE, 504: Code.DEADLINE_EXCEEDED,
@@ -35,6 +37,11 @@ _OF_GRPC = {
     "RESOURCE_EXHAUSTED": Code.OVERLOADED, "DEADLINE_EXCEEDED": Code.DEADLINE_EXCEEDED,
 }  # fmt: skip
 _CALLERS = frozenset({Code.INVALID_ARG, Code.NOT_FOUND, Code.ALREADY_EXISTS, Code.UNSUPPORTED})
+
+
+def version_text(version: int) -> str:
+    """As requests name a version; empty: the newest."""
+    return str(version) if version > 0 else ""
 
 
 def error_of(status: str | int, message: str) -> PenstockError:

@@ -18,7 +18,7 @@ from ...models import ModelInfo
 from ...regions import Placed, Region, SystemRegion
 from ..region_slots import encoded
 from ..target import Target, TargetSpec
-from .kserve import Document, error_of
+from .kserve import Document, error_of, version_text
 from .kserve_target import KServeTarget
 from .wire import Found, InputPart, OutputPart, Reply, lacking
 
@@ -62,14 +62,14 @@ class GrpcWire:
         return self._ask(self._client.get_server_metadata)
 
     def metadata(self, model: str, version: int) -> Document:
-        return self._ask(self._client.get_model_metadata, model, _text(version))
+        return self._ask(self._client.get_model_metadata, model, version_text(version))
 
     def configuration(self, model: str, version: int) -> Document:
-        found: Document = self._ask(self._client.get_model_config, model, _text(version))["config"]
+        found: Document = self._ask(self._client.get_model_config, model, version_text(version))["config"]
         return found
 
     def statistics(self, model: str, version: int) -> Document:
-        return self._ask(self._client.get_inference_statistics, model, _text(version))
+        return self._ask(self._client.get_inference_statistics, model, version_text(version))
 
     def register(self, region: Region) -> None:
         """A SystemRegion or a CudaRegion, under its name."""
@@ -87,7 +87,7 @@ class GrpcWire:
 
     def message(self, model: ModelInfo, inputs: Sequence[InputPart], outputs: Sequence[OutputPart]) -> bytes:
         """The request as it goes over the link."""
-        request = service_pb2.ModelInferRequest(model_name=model.name, model_version=_text(model.asked_version))
+        request = service_pb2.ModelInferRequest(model_name=model.name, model_version=version_text(model.asked_version))
         for part in inputs:
             tensor = request.inputs.add(name=part.spec.name, datatype=part.spec.datatype, shape=part.array.shape)
             if part.placed:
@@ -195,10 +195,6 @@ class GrpcFlights:
             return Reply(number, read_ns, call.result())
         except grpc.RpcError as error:
             return Reply(number, read_ns, None, error_of(str(error.code()), error.details()))
-
-
-def _text(version: int) -> str:
-    return str(version) if version > 0 else ""
 
 
 def _refer(tensor: Any, placed: Placed) -> None:

@@ -23,7 +23,7 @@ from ..region_slots import encoded
 from ..target import Target, TargetSpec
 from .http_answers import HttpAnswer, HTTPParseError
 from .http_flights import CONNECT_S, HttpFlights
-from .kserve import Document, error_of
+from .kserve import PORTS, Document, error_of, version_text
 from .kserve_target import KServeTarget
 from .wire import Found, InputPart, OutputPart, lacking
 
@@ -34,8 +34,6 @@ except (ImportError, RuntimeError) as error:
 
 T = TypeVar("T")
 
-PORT = 8000
-"""Triton's."""
 MAX_IN_FLIGHT = 512
 """Connections, each with a descriptor of this process: half of what a process is commonly allowed."""
 
@@ -51,11 +49,13 @@ class HttpWire:
     def __init__(self, address: str) -> None:
         try:
             parts = urlsplit(address if "//" in address else f"//{address}")
-            host, port = parts.hostname, parts.port or PORT
+            host, port = parts.hostname, parts.port or PORTS["http"]
         except ValueError as error:
             raise invalid(f"--url {address}: {error}") from None
         if parts.scheme not in ("", "http") or not host:
-            raise invalid(f"--url {address}: expected HOST:PORT, as localhost:{PORT}; HTTP is all that is spoken there")
+            raise invalid(
+                f"--url {address}: expected HOST:PORT, as localhost:{PORTS['http']}; HTTP is all that is spoken there"
+            )
         self._address = host, port
         self._path = parts.path.rstrip("/")
         self.url = f"{f'[{host}]' if ':' in host else host}:{port}{self._path}"
@@ -72,13 +72,13 @@ class HttpWire:
         return self._ask(self._client.get_server_metadata)
 
     def metadata(self, model: str, version: int) -> Document:
-        return self._ask(self._client.get_model_metadata, model, _text(version))
+        return self._ask(self._client.get_model_metadata, model, version_text(version))
 
     def configuration(self, model: str, version: int) -> Document:
-        return self._ask(self._client.get_model_config, model, _text(version))
+        return self._ask(self._client.get_model_config, model, version_text(version))
 
     def statistics(self, model: str, version: int) -> Document:
-        return self._ask(self._client.get_inference_statistics, model, _text(version))
+        return self._ask(self._client.get_inference_statistics, model, version_text(version))
 
     def register(self, region: Region) -> None:
         """A SystemRegion or a CudaRegion, under its name."""
@@ -198,10 +198,6 @@ def _reason(answer: HttpAnswer) -> str:
         return str(msgspec.json.decode(answer.body)["error"])
     except (msgspec.MsgspecError, KeyError, TypeError):
         return bytes(answer.body[:200]).decode(errors="replace") or f"HTTP status {answer.status_code}"
-
-
-def _text(version: int) -> str:
-    return str(version) if version > 0 else ""
 
 
 def _input(part: InputPart, content: bytes) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 from ....ipc.errors import ModelError, PenstockError
-from ...cuda_regions import CudaRegion
 from ...models import Array, ModelInfo
-from ...regions import Region, SystemRegion
+from ...regions import Region, make_region
 from ..inputs import prepared_inputs
 from ..plan import Plan, Point, memory_over
 from ..region_slots import RegionLayout
@@ -129,12 +128,7 @@ class KServeTarget:
 
     def _region(self, held: ExitStack, memory: str, byte_size: int) -> Region:
         """Made and registered, to be unregistered when `held` ends. Raises PenstockError."""
-        name = f"perf-{os.urandom(6).hex()}"
-        region: Region
-        if memory == "system":
-            region = SystemRegion.create(name, f"penstock-{os.getpid()}-{name}", byte_size)
-        else:
-            region = CudaRegion.allocate(name, byte_size)
+        region = make_region("system" if memory == "system" else "cuda", f"perf-{os.urandom(6).hex()}", byte_size)
         held.callback(region.close)
 
         def leave(
