@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ..ipc.errors import CallerError, Code, invalid
 from ..ipc.messages import Infer, Register
-from ..ipc.peers import Peer
 from ..ipc.regions import check_memfd, create_memfd
 from ..ipc.system_regions import check_system, open_system
 from .bindings import Binding, bind
 from .known_gpus import check_gpu
 from .models import ModelTable
-from .regions import CudaMemory, Region, RegionRegistry
+from .regions import CudaMemory, Region, RegionNames, RegionRegistry
 from .requests import InferRequest
-from .sessions import Session
+from .sessions import BindingKey, Session
+from .shared_regions import SharedRegions, user_of
 
 ALIGNMENT = 64
 HANDLE_BYTES = 64
@@ -24,37 +25,54 @@ HANDLE_BYTES = 64
 LARGEST = 2**63 - 1
 
 
-def check_registrant(session: Session, name: str) -> Peer:
-    """Who registers memory under this name. Raises CallerError for a name that is taken, and for who is not known."""
-    session.regions.check_new(name)
-    if session.peer is None:
-        raise CallerError(f"region '{name}': a client whose uid is not known may send tensors inline only", Code.UNSUPPORTED)
-    return session.peer
+class Registrant(NamedTuple):
+    """Who registers memory: where its name goes, whose the memory must be, and which process it is (0: not known)."""
+
+    names: RegionNames
+    uid: int
+    pid: int
 
 
-def register(regions: RegionRegistry, session: Session, message: Register, fds: Sequence[int]) -> Region:
-    """Registers memory for a session. `message` names the GPU of CUDA memory by its uuid; the caller keeps `fds`.
+def registrant(shared: SharedRegions, session: Session, message: Register) -> Registrant:
+    """Who registers memory. Raises CallerError for a name that is taken, and for who is not known or may not."""
+    if message.on_behalf >= 0:
+        user_of(session, message.on_behalf)
+        found = Registrant(shared.of(message.on_behalf), message.on_behalf, 0)
+        if message.kind == "memfd":
+            raise invalid(f"region '{message.name}': a memfd is its session's own, and is not shared on behalf of a user")
+    elif session.peer is None:
+        raise CallerError(
+            f"region '{message.name}': a client whose uid is not known may send tensors inline only", Code.UNSUPPORTED
+        )
+    else:
+        found = Registrant(session.regions, session.peer.uid, session.peer.pid)
+    found.names.check_new(message.name)
+    return found
+
+
+def register(regions: RegionRegistry, who: Registrant, message: Register, fds: Sequence[int]) -> Region:
+    """Registers memory. `message` names the GPU of CUDA memory by its uuid; the caller keeps `fds`.
 
     Raises CallerError; then nothing has changed.
     """
-    peer = check_registrant(session, message.name)
     try:
-        region = _added(regions, message, fds, peer)
+        region = _added(regions, message, fds, who)
     except CallerError as error:
         raise CallerError(f"region '{message.name}': {error.message}", error.code) from error
-    session.regions.add(region)
+    region.key = message.key
+    who.names.add(region)
     return region
 
 
-def _added(regions: RegionRegistry, message: Register, fds: Sequence[int], peer: Peer) -> Region:
+def _added(regions: RegionRegistry, message: Register, fds: Sequence[int], who: Registrant) -> Region:
     name, kind, offset, byte_size = message.name, message.kind, message.offset, message.byte_size
     if kind == "cuda":
-        cuda = CudaMemory(_handle(message, fds), check_gpu(message.uuid), peer.pid)
+        cuda = CudaMemory(_handle(message, fds), check_gpu(message.uuid), who.pid, message.device_id)
         return regions.add(name, kind, -1, offset, byte_size, True, cuda)
     if message.handle or message.uuid:
         raise invalid(f"a {kind} region has neither a handle nor a GPU, which only CUDA memory has")
     is_memfd = kind == "memfd"
-    fd = _memfd(message, fds) if is_memfd else _system(message, fds, peer.uid)
+    fd = _memfd(message, fds) if is_memfd else _system(message, fds, who.uid)
     return regions.add(name, kind, fd, offset, byte_size, is_memfd)
 
 
@@ -99,6 +117,7 @@ def _system(message: Register, fds: Sequence[int], uid: int) -> int:
 
 def admit(
     regions: RegionRegistry,
+    shared: SharedRegions,
     models: ModelTable,
     session: Session,
     message: Infer,
@@ -107,10 +126,10 @@ def admit(
     now_ns: int,
 ) -> InferRequest:
     """Makes a request of an Infer, its regions held until `RegionRegistry.release`. Raises PenstockError."""
-    key = (message.model, message.version, bytes(message.inputs), bytes(message.outputs))
+    key = (message.model, message.version, bytes(message.inputs), bytes(message.outputs), message.on_behalf)
     binding = session.bindings.get(key)
     if binding is None or parts or not binding.model.accepts:
-        binding = _bind(regions, models, session, key, parts)
+        binding = _bind(regions, shared, models, session, key, parts)
     for region in binding.regions:
         region.in_flight += 1
         if binding.single_use and region.kind == "inline":
@@ -124,9 +143,10 @@ def admit(
 
 
 def _bind(
-    regions: RegionRegistry, models: ModelTable, session: Session, key: tuple[str, int, bytes, bytes], parts: Sequence[bytes]
-) -> Binding:
-    name, version, inputs, outputs = key
+    regions: RegionRegistry, shared: SharedRegions, models: ModelTable, session: Session, key: BindingKey,
+    parts: Sequence[bytes],
+) -> Binding:  # fmt: skip
+    name, version, inputs, outputs, on_behalf = key
     model = models.find(name, version)
     if not model.accepts:
         raise model.unavailable()
@@ -134,7 +154,8 @@ def _bind(
     def store(sizes: Sequence[int]) -> tuple[Region, list[int]]:
         return _store_inline(regions, parts, sizes)
 
-    binding = bind(model, session.regions, inputs, outputs, [len(part) for part in parts], store)
+    visible = shared.visible(session, on_behalf)
+    binding = bind(model, visible, inputs, outputs, [len(part) for part in parts], store)
     if not binding.single_use:
         session.remember(key, binding)
     return binding

@@ -29,7 +29,7 @@ from ..ipc.messages import (
 from ..ipc.tensors import ITEM_BYTES, byte_size
 from .cache_plans import CachePlan, cache_plan
 from .models import ServedModel
-from .regions import Region, RegionNames
+from .regions import Names, Region
 from .scheduling.requests import NO_GPU
 
 _inputs_decoder = msgspec.msgpack.Decoder(list[InputTensor])
@@ -81,9 +81,7 @@ class _Span:
         self.end = self.begin + size
 
 
-def bind(
-    model: ServedModel, names: RegionNames, inputs: bytes, outputs: bytes, parts: Sequence[int], inline: Inline
-) -> Binding:
+def bind(model: ServedModel, names: Names, inputs: bytes, outputs: bytes, parts: Sequence[int], inline: Inline) -> Binding:
     """Checks one request against its model and its session's regions.
 
     `parts` are the byte sizes of the message parts it brought, `inline` stores them. Raises CallerError naming model,
@@ -233,14 +231,14 @@ def _check_sizes(model: ServedModel, tensors: list[InputTensor], parts: Sequence
             )
 
 
-def _input_regions(model: ServedModel, names: RegionNames, ordered: list[InputTensor | None]) -> list[Region | None]:
+def _input_regions(model: ServedModel, names: Names, ordered: list[InputTensor | None]) -> list[Region | None]:
     found: list[Region | None] = []
     for tensor in ordered:
         if tensor is None or not tensor.region:
             found.append(None)
             continue
         asker = f"input '{tensor.name}' of model '{model.name}'"
-        region = names.find(tensor.region, asker)
+        region = names.find(tensor.region, tensor.shared, asker)
         _check_bounds(asker, region, tensor.offset, tensor.byte_size)
         _check_kind(asker, region, tensor.datatype)
         found.append(region)
@@ -293,7 +291,7 @@ def _check_gpus(model: ServedModel, regions: Iterable[Region]) -> None:
 
 
 def _place_outputs(
-    model: ServedModel, names: RegionNames, places: list[OutputPlace], rows: int, inputs: list[InputTensor | None]
+    model: ServedModel, names: Names, places: list[OutputPlace], rows: int, inputs: list[InputTensor | None]
 ) -> tuple[list[_Span], _OutputSlots]:
     _by_name([place.name for place in places], "output", model)
     spans: list[_Span] = []
@@ -311,7 +309,7 @@ def _place_outputs(
             slots.slices.append(OutputSlice(position, -1, 0, 0, place.classification))
             continue
         asker = f"output '{place.name}' of model '{model.name}'"
-        region = names.find(place.region, asker)
+        region = names.find(place.region, place.shared, asker)
         _check_bounds(asker, region, place.offset, place.byte_size)
         _check_kind(asker, region, model.spec.outputs[position].datatype)
         needed = model.output_bytes(position, rows, inputs)

@@ -36,6 +36,7 @@ from .scheduling.requests import Request
 from .scheduling.scheduler import Scheduler
 from .sessions import Session
 from .settings import Settings
+from .shared_regions import SharedRegions
 from .surveys import Surveys
 from .tracing import Traces
 
@@ -48,6 +49,7 @@ class Core:
         self.clock = clock
         self.identity = os.urandom(16)  # fresh per start: a client that meets another one registers its regions again
         self.regions = RegionRegistry()
+        self.shared = SharedRegions(self._forget_bindings)
         self.models = ModelTable(has_cache=settings.cache_size_bytes > 0)
         self.scheduler = Scheduler(settings.resource_limits)
         self.gpu_survey = GpuSurvey()
@@ -95,6 +97,7 @@ class Core:
         self.traces.check_invariants()
         self.cache.check_invariants()
         named = {region.number for session in self.reception.sessions.values() for region in session.regions}
+        named |= {region.number for _, region in self.shared}
         used: dict[int, int] = {}
         for session in self.reception.sessions.values():
             for request in session.in_flight.values():
@@ -112,6 +115,11 @@ class Core:
         if type(event) is not InstanceGone:
             self._settle()
         self.carry_out(self.scheduler.handle(event, self.clock()))
+
+    def _forget_bindings(self) -> None:
+        """A shared region is gone, which the placements of any session may name."""
+        for session in self.reception.sessions.values():
+            session.bindings.clear()
 
     def _settle(self) -> None:
         """Requests read in one go reach the scheduler in one go: what is there together can be batched together."""

@@ -84,9 +84,9 @@ class DeviceRegions:
         else:
             self._answer(session, Done(message_id))
 
-    def unregistered(self, session: Session, message_id: int, regions: Sequence[Region]) -> None:
-        """These regions have lost their names."""
-        numbers = {region.number for region in regions if region.gpu}
+    def unregistered(self, session: Session, message_id: int, regions: Sequence[Region], waits: bool = True) -> None:
+        """These regions are to go. `waits`: for those in use too; else the answer waits for CUDA memory that is idle alone."""
+        numbers = {region.number for region in regions if region.gpu and (waits or not region.in_flight)}
         if numbers:  # before they are retired: what nobody has open is closed by that
             self._partings.append(_Parting(session, message_id, numbers))
         else:
@@ -170,7 +170,8 @@ class DeviceRegions:
         self._answer(
             session, Failed(error.code.value, f"region '{region.name}': {error.message}", error.fault, doubt.message_id)
         )
-        session.regions.drop(region)
+        if region.names is not None:
+            region.names.drop(region)
         session.bindings.clear()
         if not region.closing:
             self._unflushed.update(self._registry.retire(region))

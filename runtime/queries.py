@@ -12,6 +12,7 @@ from ..ipc.messages import Query, TensorSpec
 from .control import require_owner
 from .metrics.families import Documents
 from .models import UNLOADED, ServedModel
+from .shared_regions import user_of
 
 if TYPE_CHECKING:
     from .core import Core
@@ -31,10 +32,12 @@ class Queries:
             "stages": self._stages,
             "index": self._index,
             "regions": self._regions,
+            "shared_regions": self._shared_regions,
             "status": self._status,
             "trace_start": self._trace_start,
             "trace": self._trace,
             "trace_stop": self._trace_stop,
+            "gateway": self._gateway,
             "stop": self._stop,
         }
 
@@ -123,11 +126,32 @@ class Queries:
         """The asking session's regions; for a client of the broker's own uid everybody's, with their owners."""
         if session.peer is None or session.peer.uid != os.geteuid():
             return [region.describe() for region in session.regions]
-        return [
+        owned = [
             {**region.describe(), "session": other.number, "pid": other.peer.pid if other.peer else None}
             for other in self._core.reception.sessions.values()
             for region in other.regions
-        ] + [{**region.describe(), "session": None, "pid": None} for region in self._core.regions if region.closing]
+        ]
+        shared = {region.number: uid for uid, region in self._core.shared}
+        ownerless = [region for region in self._core.regions if region.closing or region.number in shared]
+        return owned + [
+            {**region.describe(), "session": None, "pid": None, "uid": shared.get(region.number)} for region in ownerless
+        ]
+
+    def _shared_regions(self, session: Session, query: Query) -> list[dict[str, Any]]:
+        """The regions that are shared for a user, as Triton's status knows them, whatever their kind; see shared_regions.py."""
+        uid = user_of(session, query.on_behalf)
+        return [
+            {
+                "name": r.name,
+                "kind": r.kind,
+                "key": r.key,
+                "offset": r.offset,
+                "byte_size": r.byte_size,
+                "device_id": r.cuda.device_id,
+            }
+            for owner, r in self._core.shared
+            if owner == uid
+        ]
 
     def _status(self, _session: Session, _query: Query) -> dict[str, Any]:
         """`resources` is there only with the rate limiter; `gpus` is nil as long as nothing needed to know."""
@@ -172,6 +196,12 @@ class Queries:
 
     def _trace_stop(self, session: Session, _query: Query) -> dict[str, Any]:
         return self._core.traces.stop(session)
+
+    def _gateway(self, session: Session, _query: Query) -> dict[str, Any]:
+        """The asking session is a gateway's, and serves from now on."""
+        require_owner(session, "be a gateway of this broker")
+        session.is_gateway = True
+        return {}
 
     def _stop(self, session: Session, _query: Query) -> dict[str, Any]:
         require_owner(session, "stop this broker")

@@ -214,7 +214,9 @@ class Reception:
         if len(session.in_flight) >= self._settings.max_in_flight:
             raise BrokerError(f"{len(session.in_flight)} requests are in flight, the limit per session", Code.OVERLOADED)
         self._request_count += 1
-        request = admit(self._core.regions, self._core.models, session, message, parts, self._request_count, now)
+        request = admit(
+            self._core.regions, self._core.shared, self._core.models, session, message, parts, self._request_count, now
+        )
         if request.binding.plan is not None and self._core.answered(request):
             return
         session.in_flight[message.id] = request

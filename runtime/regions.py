@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..ipc.errors import CallerError, Code, invalid, not_found
 from ..ipc.messages import MapRegion, RegionMapped, UnmapRegion
@@ -27,7 +27,8 @@ class CudaMemory(NamedTuple):
 
     handle: bytes  # cudaIpcMemHandle_t, 64 bytes; equal for equal allocations
     gpu: str  # uuid of the GPU that it lies on
-    pid: int  # of the client that registered it
+    pid: int  # of the client that registered it; 0: not known
+    device_id: int = 0  # its GPU's number, as that client gave it
 
 
 HOST = CudaMemory(b"", "", 0)
@@ -44,9 +45,11 @@ class Region:
         "gpu",
         "identity",
         "in_flight",
+        "key",
         "kind",
         "mapped_by",
         "name",
+        "names",
         "number",
         "offset",
         "reports",
@@ -63,6 +66,8 @@ class Region:
         self.offset = offset  # of the region's first byte in the object
         self.byte_size = byte_size
         self.sealed = sealed
+        self.key = ""  # of a POSIX segment, as its client gave it
+        self.names: RegionNames | None = None  # where it has its name; inline memory has none
         self.cuda = cuda
         self.gpu = cuda.gpu  # "" for host memory
         self.identity = cuda.handle or _identity(fd)  # tells two names of the same memory
@@ -145,7 +150,7 @@ class RegionRegistry:
 
     def map_into(self, region: Region, instance: Instance, report: bool = False) -> None:
         """Hands the region to an instance that is about to use it for the first time."""
-        handle, _, pid = region.cuda
+        handle, pid = region.cuda.handle, region.cuda.pid
         fds = () if handle else (region.fd,)
         is_single = region.kind == "inline"
         message = MapRegion(
@@ -188,6 +193,8 @@ class RegionRegistry:
 
     def _close(self, region: Region) -> list[Instance]:
         del self._regions[region.number]
+        if region.names is not None:
+            region.names.closed(region)
         if region.fd >= 0:
             os.close(region.fd)
         told = list(region.mapped_by)
@@ -207,8 +214,17 @@ class RegionRegistry:
             self.tell_closed(number)
 
 
+class Names(Protocol):
+    """The regions that a request may name."""
+
+    def find(self, name: str, shared: bool, asker: str) -> Region:
+        """The region, or CallerError (NOT_FOUND). `shared`: in the user's shared scope. `asker` says what wanted it."""
+
+
 class RegionNames:
     """The names of one session's regions."""
+
+    taken = "already registered by this session"
 
     def __init__(self) -> None:
         #: name -> region that is registered and not closing
@@ -228,7 +244,7 @@ class RegionNames:
         if not name:
             raise invalid("a region needs a name: got an empty one")
         if name in self._named:
-            raise CallerError(f"shared memory region '{name}' already registered by this session", Code.ALREADY_EXISTS)
+            raise CallerError(f"shared memory region '{name}' {self.taken}", Code.ALREADY_EXISTS)
         if len(self._named) >= MAX_REGIONS_PER_SESSION:
             raise CallerError(
                 f"a session may register {MAX_REGIONS_PER_SESSION} regions; '{name}' is one more", Code.OVERLOADED
@@ -237,12 +253,13 @@ class RegionNames:
     def add(self, region: Region) -> None:
         """Makes the region known by its name."""
         self._named[region.name] = region
+        region.names = self
 
     def find(self, name: str, asker: str) -> Region:
         """The region, or CallerError (NOT_FOUND). `asker` says what wanted it."""
         region = self._named.get(name)
         if region is None:
-            raise not_found(f"{asker}: unable to find shared memory region: '{name}'")
+            raise not_found(f"{asker}: Unable to find shared memory region: '{name}'")
         return region
 
     def take(self, name: str) -> list[Region]:
@@ -258,3 +275,7 @@ class RegionNames:
         """Forgets this very region, should its name still be its own."""
         if self._named.get(region.name) is region:
             del self._named[region.name]
+
+    def closed(self, region: Region) -> None:
+        """The region's memory is given back."""
+        self.drop(region)

@@ -13,9 +13,10 @@ from msgspec import structs
 from ..ipc.errors import PenstockError
 from ..ipc.gpus import Gpus
 from ..ipc.messages import Done, Register, Unregister
-from .admission import check_registrant, register
+from .admission import register, registrant
 from .known_gpus import uuid_of
 from .sessions import Session, require_greeting
+from .shared_regions import user_of
 
 if TYPE_CHECKING:
     from .core import Core
@@ -38,7 +39,7 @@ class Registrations:
         try:
             require_greeting(session)
             if message.kind == "cuda" and not (message.uuid or fds):
-                check_registrant(session, message.name)  # before a process is started for it
+                registrant(self._core.shared, session, message)  # before a process is started for it
                 self._waiting.append((session, message))
                 self._core.gpu_survey.ask(self._core.host, partial(self._surveyed, session, message))
             else:
@@ -49,11 +50,22 @@ class Registrations:
 
     def unregister(self, session: Session, message: Unregister) -> None:
         """One region, or all, are to be forgotten, those too that are not there yet."""
+        if message.on_behalf >= 0:
+            self._unregister_shared(session, message)
+            return
         for entry in [entry for entry in self._waiting if entry[0] is session and message.name in ("", entry[1].name)]:
             self._waiting.remove(entry)
             self._core.reception.send(session, Done(entry[1].id))
         session.bindings.clear()
         self._core.device_regions.unregistered(session, message.id, session.regions.take(message.name))
+
+    def _unregister_shared(self, session: Session, message: Unregister) -> None:
+        user_of(session, message.on_behalf)
+        for entry in [entry for entry in self._waiting if _is_meant(entry[1], message)]:
+            self._waiting.remove(entry)
+            self._core.reception.send(entry[0], Done(entry[1].id))
+        leaving = self._core.shared.of(message.on_behalf).leaving(message.name, message.kind)
+        self._core.device_regions.unregistered(session, message.id, leaving, waits=False)
 
     def _surveyed(self, session: Session, message: Register, gpus: Gpus) -> None:
         """The client gave the number of a GPU, whose uuid is known now."""
@@ -70,5 +82,15 @@ class Registrations:
             self._core.reception.refuse(session, message.id, error)
 
     def _enter(self, session: Session, message: Register, fds: Sequence[int]) -> None:
-        region = register(self._core.regions, session, message, fds)
+        who = registrant(self._core.shared, session, message)
+        region = register(self._core.regions, who, message, fds)
         self._core.device_regions.registered(session, message.id, region)
+
+
+def _is_meant(registering: Register, message: Unregister) -> bool:
+    """Whether a shared region that is not there yet is unregistered."""
+    return (
+        registering.on_behalf == message.on_behalf
+        and message.name in ("", registering.name)
+        and message.kind in ("", registering.kind)
+    )

@@ -17,6 +17,10 @@ MAX_BINDINGS = 1024
 """Placements a session may have remembered; a client that shows more distinct ones starts over."""
 
 
+BindingKey = tuple[str, int, bytes, bytes, int]
+"""Model, version, inputs, outputs, and on whose behalf."""
+
+
 class Link(Protocol):
     """What the broker needs of a connection: ipc.local.LocalLink, ipc.zeromq.RouterPeer, or a test's fake."""
 
@@ -38,6 +42,7 @@ class Session:
         self.peer = peer
         self.takes_fds = takes_fds  # local link: outputs without a place come as a descriptor; else as parts
         self.greeted = False
+        self.is_gateway = False  # it serves others, and is ready to
         self.ended = False
         self.expelled = ""  # why the broker ended it, if it did
         self.name = ""
@@ -45,15 +50,15 @@ class Session:
         self.regions = RegionNames()
         #: client's request id -> request accepted and not yet both answered and released
         self.in_flight: dict[int, InferRequest] = {}
-        #: (model, version, inputs, outputs) as received -> what was checked the first time; see bindings.py
-        self.bindings: dict[tuple[str, int, bytes, bytes], Binding] = {}
+        #: what identifies a placement, as received -> what was checked the first time; see bindings.py
+        self.bindings: dict[BindingKey, Binding] = {}
 
     def __repr__(self) -> str:
         who = f"pid {self.peer.pid}" if self.peer else "remote"
         state = "ended" if self.ended else "greeted" if self.greeted else "silent"
         return f"<Session {self.number} {who} {self.name!r} {state}, {len(self.in_flight)} in flight, {self.regions!r}>"
 
-    def remember(self, key: tuple[str, int, bytes, bytes], binding: Binding) -> None:
+    def remember(self, key: BindingKey, binding: Binding) -> None:
         """Keeps a checked placement for the next request that is the same to the byte."""
         if len(self.bindings) >= MAX_BINDINGS:
             self.bindings.clear()

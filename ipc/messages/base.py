@@ -12,6 +12,8 @@ PROTOCOL = 1
 Unsigned = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Name = Annotated[str, Meta(max_length=256)]
 Shape = Annotated[list[Annotated[int, Meta(ge=0, le=2**63 - 1)]], Meta(max_length=32)]
+Uid = Annotated[int, Meta(ge=-1, le=2**32 - 1)]
+"""A user of this machine; -1: nobody in particular."""
 FEW = 256
 """Upper bound on tensors per request and on other short lists."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Raw, Struct
 
-from .base import FEW, PROTOCOL, Message, Name, Shape, Unsigned
+from .base import FEW, PROTOCOL, Message, Name, Shape, Uid, Unsigned
 
 
 class Hello(Message, frozen=True):
@@ -25,6 +25,9 @@ class Register(Message, frozen=True):
 
     memfd: brings one sealed descriptor (local link). system: `key` of a POSIX segment. cuda: `handle`, the 64 bytes of a
     cudaIpcMemHandle_t, and the GPU by `device_id`, or by `uuid`, which does not depend on who sees which GPUs.
+
+    `on_behalf` of a user the region goes into that user's shared scope: it outlives the session, and the segment must be that
+    user's. For the broker's own user only, whose gateways say so of those who they serve.
     """
 
     id: Unsigned
@@ -37,20 +40,29 @@ class Register(Message, frozen=True):
     device_id: Unsigned = 0
     uuid: Annotated[str, Meta(max_length=64)] = ""
     fds: Annotated[int, Meta(ge=0, le=1)] = 0
+    on_behalf: Uid = -1
 
 
 class Unregister(Message, frozen=True):
     """Forgets one region, or all of the session's when `name` is empty. Always succeeds; memory goes when nothing uses it.
 
     Done comes at once, but for CUDA memory when no worker has it open: its exporter may free it then.
+
+    `on_behalf` of a user: that user's shared regions, of this `kind` (empty: of any). One that is in use keeps its name until
+    its last request has ended, and can be used till then; Done comes at once. That is Triton's rule.
     """
 
     id: Unsigned
     name: Name = ""
+    on_behalf: Uid = -1
+    kind: Literal["", "system", "cuda"] = ""
 
 
 class InputTensor(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
-    """An input of a request: in a region, or (no region) the next of the message's parts."""
+    """An input of a request: in a region, or (no region) the next of the message's parts.
+
+    `shared`: the region is one of those shared for the user whose request it is, not one of the session's own.
+    """
 
     name: Name
     datatype: Annotated[str, Meta(max_length=16)]
@@ -58,6 +70,7 @@ class InputTensor(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
     region: Name = ""
     offset: Unsigned = 0
     byte_size: Unsigned = 0
+    shared: bool = False
 
 
 class OutputPlace(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
@@ -68,6 +81,7 @@ class OutputPlace(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
     offset: Unsigned = 0
     byte_size: Unsigned = 0
     classification: Unsigned = 0  # Triton's: not the output, but its best that many classes, as BYTES; not with a region
+    shared: bool = False  # as in InputTensor
 
 
 class Infer(Message, frozen=True):
@@ -88,6 +102,7 @@ class Infer(Message, frozen=True):
     parts: Annotated[int, Meta(ge=0, le=FEW)] = 0
     priority: Unsigned = 0  # Triton's: 1 is the highest level; 0, or a level that the model does not have, is its default
     timeout_us: Unsigned = 0  # Triton's: in the queue, and only where the model's queue policy allows to override its own
+    on_behalf: Uid = -1  # whose shared regions it may name; -1: those of who sends it. As in Register
 
 
 class Cancel(Message, frozen=True):
@@ -103,6 +118,7 @@ class Query(Message, frozen=True):
     what: Annotated[str, Meta(max_length=32)]
     model: Name = ""
     version: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1
+    on_behalf: Uid = -1  # whose shared regions are asked for; as in Register
 
 
 class Load(Message, frozen=True):

@@ -286,7 +286,7 @@ class FakeBroker:
         (tensor,) = inputs
         missing = [each.region for each in [*inputs, *places] if each.region and each.region not in peer.memory]
         if missing:
-            peer.link.put(Failed("NOT_FOUND", f"unable to find shared memory region: {missing}", "caller", message.id))
+            peer.link.put(Failed("NOT_FOUND", f"Unable to find shared memory region: {missing}", "caller", message.id))
             return
         content = parts[0] if not tensor.region else _slice(peer, tensor).tobytes()
         name, output = _double(tensor, content)

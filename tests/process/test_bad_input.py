@@ -123,8 +123,8 @@ REQUESTS: dict[str, tuple[Infer, str, str]] = {
     "overflowing offset": (infer([but(X, offset=LARGEST)]), "INVALID_ARG", f"'r' has 4096 bytes, offset is {LARGEST}"),
     "offset over 63 bits": (infer([but(X, offset=2**63)]), "INVALID_ARG", "model 'echo': malformed inputs: Expected `int` <= "),
     "overflowing shape": (infer([but(X, shape=[2, LARGEST])]), "INVALID_ARG", f"Expected [-1,2], got [2,{LARGEST}]"),
-    "region": (infer([but(X, region="q")]), "NOT_FOUND", "input 'x' of model 'echo': unable to find shared memory region: 'q'"),
-    "output region": (infer(outputs=[but(Y, region="q")]), "NOT_FOUND", "output 'y' of model 'echo': unable to find shared memory region: 'q'"),
+    "region": (infer([but(X, region="q")]), "NOT_FOUND", "input 'x' of model 'echo': Unable to find shared memory region: 'q'"),
+    "output region": (infer(outputs=[but(Y, region="q")]), "NOT_FOUND", "output 'y' of model 'echo': Unable to find shared memory region: 'q'"),
     "small output": (infer(outputs=[but(Y, byte_size=8)]), "INVALID_ARG", "for output 'y' of model 'echo' (8 bytes) should be at least 16 bytes"),
     "overlap": (infer(outputs=[but(Y, offset=8)]), "INVALID_ARG", "model 'echo': output 'y' overlaps 'x' in memory (bytes 8 to 24 and 0 to 16)"),
     "inputs a million long": (infer(b"\xdd" + struct.pack(">I", MILLION) + b"\x00" * MILLION), "INVALID_ARG", "model 'echo': malformed inputs"),
@@ -152,7 +152,7 @@ def test_a_region_of_another_session(speaker: Speaker, address: str) -> None:
         failed = refused(speaker, infer([but(X, region="theirs")]))
         assert (failed.code, failed.message) == (
             "NOT_FOUND",
-            "input 'x' of model 'echo': unable to find shared memory region: 'theirs'",
+            "input 'x' of model 'echo': Unable to find shared memory region: 'theirs'",
         )
         assert speaker.is_served() and other.is_served()
 
@@ -465,7 +465,7 @@ def test_words_that_are_none(speaker: Speaker, content: object, message_id: int 
 
 def test_an_unknown_query(speaker: Speaker) -> None:
     failed = refused(speaker, Query(1, "weather"))
-    assert failed.message.startswith("unknown query 'weather'; known are config, index, ")
+    assert failed.message.startswith("unknown query 'weather'; known are config, ")
     assert refused(speaker, Query(2, "metadata", "nothing")).code == "NOT_FOUND"
     assert refused(speaker, Query(3, "statistics", "echo", 5)).code == "NOT_FOUND"
     assert "length <= 32" in refused(speaker, Query(4, "w" * 33)).message

@@ -103,7 +103,7 @@ def test_tensors_in_a_region(broker: Broker) -> None:
     assert outputs_of(result) == {"name": "y", "datatype": "FP32", "shape": [2, 2], **place}
     assert memory[128:144] == given.tobytes()
     client.unregister("r")
-    with pytest.raises(WireError, match="unable to find shared memory region: 'r'") as missing:
+    with pytest.raises(WireError, match="Unable to find shared memory region: 'r'") as missing:
         client.infer("echo", [{"name": "x", "datatype": "FP32", "shape": [1, 2], "region": "r", "byte_size": 8}])
     assert missing.value.code == "NOT_FOUND"
     memory.close()

@@ -71,7 +71,7 @@ class Desk:
         core = self.broker.core
         encoded = [value if isinstance(value, bytes) else encode(value) for value in (inputs, outputs)]
         message = Infer(self.numbers, model, msgspec.Raw(encoded[0]), msgspec.Raw(encoded[1]), parts=len(parts))
-        return admit(core.regions, core.models, client or self.client, message, parts, self.numbers, 0)
+        return admit(core.regions, core.shared, core.models, client or self.client, message, parts, self.numbers, 0)
 
     def release(self, request: InferRequest) -> None:
         self.broker.core.regions.release(request.binding.regions)
@@ -198,7 +198,7 @@ def test_an_output_place_that_will_not_do_is_refused_with_names_and_numbers(desk
 def test_a_region_nobody_registered_is_not_found(desk: Desk, inputs: object, outputs: object, who: str) -> None:
     refused = refusal(desk, inputs, outputs)
     assert (refused.code, refused.fault) == (Code.NOT_FOUND, "caller")
-    assert refused.message == f"{who}: unable to find shared memory region: 'nowhere'"
+    assert refused.message == f"{who}: Unable to find shared memory region: 'nowhere'"
 
 
 def test_another_sessions_region_is_not_found(desk: Desk) -> None:
@@ -207,10 +207,10 @@ def test_another_sessions_region_is_not_found(desk: Desk) -> None:
     other = desk.broker.client()
     mine = [but(tensor, region="mine") for tensor in (A, B, T)]
     refused = refusal(desk, mine, client=other)
-    assert refused.message == "input 'a' of model 'm': unable to find shared memory region: 'mine'"
+    assert refused.message == "input 'a' of model 'm': Unable to find shared memory region: 'mine'"
     assert refused.code is Code.NOT_FOUND
     refused = refusal(desk, [A, B, T], [but(Y, region="mine")], client=other)
-    assert refused.message == "output 'y' of model 'm': unable to find shared memory region: 'mine'"
+    assert refused.message == "output 'y' of model 'm': Unable to find shared memory region: 'mine'"
     desk.release(desk.admit(mine))
 
 
@@ -256,7 +256,7 @@ INLINE = [but(tensor, region="", offset=0, byte_size=0) for tensor in (A, B, T)]
     ([A, B, T], [16], "model 'm': 0 inputs have no region (none), but 1 inline parts came"),
     ([A, INLINE[1], T], [47], "input byte size mismatch for input 'b' for model 'm'. Expected 48, got 47"),
     (INLINE, [48, 16, 33], "input byte size mismatch for input 'a' for model 'm'. Expected 16, got 48"),
-    ([A, INLINE[1], but(T, region="nowhere")], [48], "unable to find shared memory region: 'nowhere'"),
+    ([A, INLINE[1], but(T, region="nowhere")], [48], "Unable to find shared memory region: 'nowhere'"),
     ([A, INLINE[1], T], [48], "output 'w' for model 'm'"),
 ])  # fmt: skip
 def test_inline_parts_that_do_not_match_are_refused_and_not_stored(
@@ -355,6 +355,11 @@ def test_inline_tensors_for_which_there_is_no_memory_leave_nothing(
     assert desk.held() == before
 
 
+def register(desk: Desk, message: Register, fds: Sequence[int]) -> None:
+    core = desk.broker.core
+    admission.register(core.regions, admission.registrant(core.shared, desk.client, message), message, fds)
+
+
 @pytest.mark.parametrize(("name", "kind", "size", "offset", "fds", "key", "text"), [
     ("", "memfd", 64, 0, 1, "", "a region needs a name: got an empty one"),
     ("r", "memfd", 64, 0, 1, "", "shared memory region 'r' already registered by this session"),
@@ -376,9 +381,7 @@ def test_a_region_that_will_not_do_is_refused_and_not_kept(
     given = [create_memfd("given", 64)] if fds else []
     try:
         with pytest.raises(CallerError) as refused:
-            admission.register(
-                desk.broker.core.regions, desk.client, Register(1, name, kind, size, key, offset, fds=fds), given
-            )
+            register(desk, Register(1, name, kind, size, key, offset, fds=fds), given)
     finally:
         for fd in given:
             os.close(fd)

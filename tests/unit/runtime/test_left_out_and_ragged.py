@@ -74,7 +74,7 @@ def admitted(broker: ScriptedBroker) -> Admit:
                 count *= size
             tensors.append(InputTensor(name, "FP32", shape, "r", 256 * at, 4 * count))
         message = Infer(1, model, msgspec.Raw(encode(tensors)), msgspec.Raw(encode(list(outputs))))
-        request = admit(broker.core.regions, broker.core.models, client, message, (), 1, 0)
+        request = admit(broker.core.regions, broker.core.shared, broker.core.models, client, message, (), 1, 0)
         broker.core.regions.release(request.binding.regions)
         return request
 

@@ -206,7 +206,7 @@ def test_a_name_is_free_again_as_soon_as_it_is_taken_back(registry: RegionRegist
 
 def test_a_name_that_nobody_has_is_not_found_and_taken_back_without_complaint() -> None:
     names = RegionNames()
-    with pytest.raises(CallerError, match="input 'x' of model 'm': unable to find shared memory region: 'r'") as missing:
+    with pytest.raises(CallerError, match="input 'x' of model 'm': Unable to find shared memory region: 'r'") as missing:
         names.find("r", "input 'x' of model 'm'")
     assert missing.value.code is Code.NOT_FOUND
     assert names.take("r") == [] and names.take("") == []
