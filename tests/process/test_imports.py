@@ -10,7 +10,7 @@ PROGRAM = """
 import importlib, importlib.abc, pkgutil, sys
 
 MISSING = {"cuda", "torch", "tensorrt", "cupy", "onnx", "onnxconverter_common", "onnxscript", "matplotlib", "jinja2"}
-MISSING |= {"geventhttpclient", "grpc"}
+MISSING |= {"geventhttpclient", "grpc", "aiohttp", "uvloop"}
 
 
 class Nowhere(importlib.abc.MetaPathFinder):
@@ -32,6 +32,7 @@ for layer in ("ipc", "runtime", "workers", "clients"):
 OF_TORCH = "penstock.clients.convert.torch_modules"
 """Imported by torch_source.py alone, which says what to install (test_convert.py)."""
 OF_LINKS = {"http_answers": "http", "http_flights": "http", "kserve_http": "http", "kserve_grpc": "grpc"}
+OF_GATEWAYS = "penstock.runtime.gateway."
 OF_REPORTS = ("penstock.clients.report.drawing", "penstock.clients.report.page", "penstock.clients.report.files")
 
 
@@ -48,6 +49,9 @@ def test_without_cuda_torch_and_tensorrt_every_module_can_be_imported_or_says_wh
     for name, link in OF_LINKS.items():
         said = refused.pop(f"penstock.clients.perf.targets.{name}")
         assert said.startswith(f"UNSUPPORTED: --link {link} needs tritonclient") and "pip install 'penstock[gateway]'" in said
+    for name in [name for name in refused if name.startswith(OF_GATEWAYS)]:
+        said = refused.pop(name)
+        assert said.startswith("UNSUPPORTED: a gateway needs ") and said.endswith("pip install 'penstock[gateway]'")
     backends = {name.removeprefix("penstock.workers.backends.") for name in refused}
     assert backends == {
         "pytorch_cuda", "pytorch_libtorch", "torch_forward", "torch_gpu", "torch_graphs", "torch_models", "torch_settings",

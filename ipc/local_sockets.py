@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose the other end of a TCP connection is, where that is a socket of this machine.
+
+The kernel knows the user of each of its sockets: asked for one connection it answers in a few microseconds by netlink
+(sock_diag(7)), and where that is not to be had it lists all of them in /proc/net/tcp and tcp6 (proc(5)). A connection from
+elsewhere, another network namespace included, has no socket here: its user is not known.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+NETLINK_SOCK_DIAG = 4  # linux/netlink.h
+SOCK_DIAG_BY_FAMILY = 20  # linux/sock_diag.h
+NLM_F_REQUEST = 1
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
+_REQUEST = struct.Struct("=BBBBI")  # struct inet_diag_req_v2 up to its id
+_PORTS = struct.Struct("!HH")
+_COOKIE = struct.Struct("=III")  # any interface, and INET_DIAG_NOCOOKIE twice
+_ANSWER = struct.Struct("=BBBB48xIIIII")  # struct inet_diag_msg
+_ALL_STATES = 0xFFFFFFFF
+UNKNOWN = -1
+
+
+class Address(NamedTuple):
+    """One end of a TCP connection."""
+
+    host: str  # an IPv4 or IPv6 address; of an IPv4 address in IPv6 the IPv4 address
+    port: int
+
+    @classmethod
+    def of(cls, host: str, port: int) -> Address:
+        """Spelled as the kernel spells it: ::ffff:127.0.0.1 is a socket of IPv4."""
+        return cls(host.lower().removeprefix("::ffff:").split("%")[0], port)
+
+
+def uid_of(remote: Address, local: Address) -> int:
+    """The user whose socket is at `remote`, connected to `local`; UNKNOWN where this machine has no such socket."""
+    family = socket.AF_INET6 if ":" in remote.host else socket.AF_INET
+    try:
+        source, target = (socket.inet_pton(family, end.host) for end in (remote, local))
+    except OSError:  # one end in IPv4, the other in IPv6, or no address at all
+        return UNKNOWN
+    try:
+        return _ask(family, source, target, remote.port, local.port)
+    except OSError:  # no netlink here
+        return _search(family, source, target, remote.port, local.port)
+
+
+def _ask(family: int, source: bytes, target: bytes, source_port: int, target_port: int) -> int:
+    identity = _PORTS.pack(source_port, target_port) + source.ljust(16, b"\0") + target.ljust(16, b"\0")
+    content = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _ALL_STATES) + identity + _COOKIE.pack(0, 2**32 - 1, 2**32 - 1)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as link:
+        link.send(_HEADER.pack(_HEADER.size + len(content), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, 0, 0) + content)
+        answer = link.recv(4096)
+    _, kind, *_ = _HEADER.unpack_from(answer)
+    if kind != SOCK_DIAG_BY_FAMILY:  # NLMSG_ERROR, usually ENOENT: no such socket
+        return UNKNOWN
+    *_, uid, inode = _ANSWER.unpack_from(answer, _HEADER.size)
+    return uid if inode else UNKNOWN  # without an inode no process has it any more, and the uid says 0
+
+
+def _search(family: int, source: bytes, target: bytes, source_port: int, target_port: int) -> int:
+    wanted = (_hex(source, source_port), _hex(target, target_port))
+    for fields in _listed("/proc/net/tcp6" if family == socket.AF_INET6 else "/proc/net/tcp"):
+        if (fields[1], fields[2]) == wanted and fields[9] != "0":
+            return int(fields[7])
+    return UNKNOWN
+
+
+def _listed(path: str) -> Iterator[list[str]]:
+    with suppress(OSError), open(path, encoding="ascii") as lines:
+        next(lines, "")
+        for line in lines:
+            yield line.split()
+
+
+def _hex(host: bytes, port: int) -> str:
+    """An end as /proc/net/tcp spells it: the address as words of the machine, then the port."""
+    words = struct.unpack(f"={len(host) // 4}I", host)
+    return "".join(f"{word:08X}" for word in words) + f":{port:04X}"

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A request's way through the broker: inline tensors are written once, into shared memory; those in regions are only named."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ...ipc.codec import encode
+from ...ipc.errors import not_found
+from ...ipc.messages import Infer, InputTensor, OutputPlace
+from ...ipc.messages import OutputTensor as Answered
+from .callers import Caller
+from .link import BrokerLink
+from .memory import Leased
+from .requests import InferAnswer, InferRequest, Input, InRegion, Output, OutputTensor
+
+_outputs_decoder = msgspec.msgpack.Decoder(list[Answered])
+
+
+class Inference:
+    """Belongs to the link's loop."""
+
+    def __init__(self, link: BrokerLink) -> None:
+        self._link = link
+
+    def __repr__(self) -> str:
+        return f"<Inference over {self._link!r}>"
+
+    async def infer(self, request: InferRequest, caller: Caller) -> InferAnswer:
+        """Executes one request. Raises PenstockError. A task that is cancelled cancels the request."""
+        on_behalf = self._user(request, caller)
+        inline = [given.content for given in request.inputs if not isinstance(given.content, InRegion)]
+        lease = await self._link.memory.lease(tuple(map(len, inline))) if inline else Leased()
+        try:
+            inputs = msgspec.Raw(encode(_tensors(request, lease)))
+            outputs = msgspec.Raw(encode([_place(output) for output in request.outputs]))
+
+            def make(number: int) -> Infer:
+                return Infer(
+                    number, request.model, inputs, outputs, request.version, principal=caller.principal,
+                    priority=request.priority, timeout_us=request.timeout_us, on_behalf=on_behalf,
+                )  # fmt: skip
+
+            entry = await self._link.infer(make, lease)
+            return _answer(request, entry.message, entry.brought)
+        finally:
+            lease.release()
+
+    @staticmethod
+    def _user(request: InferRequest, caller: Caller) -> int:
+        """Whose shared regions the request names; -1: it names none."""
+        places = [given.content for given in request.inputs if isinstance(given.content, InRegion)]
+        places += [output.place for output in request.outputs if output.place is not None]
+        if not places:
+            return -1
+        uid = caller.uid()
+        if uid < 0:
+            raise not_found(
+                f"Unable to find shared memory region: '{places[0].region}': it is not known which user of this machine makes "
+                f"this request ({caller.principal}); such requests bring their tensors inline"
+            )
+        return uid
+
+
+def _tensors(request: InferRequest, lease: Leased) -> list[InputTensor]:
+    tensors: list[InputTensor] = []
+    inline = 0
+    for given in request.inputs:
+        if isinstance(given.content, InRegion):
+            tensors.append(InputTensor(given.name, given.datatype, list(given.shape), *given.content, shared=True))
+        else:
+            tensors.append(_written(given, lease, inline))
+            inline += 1
+    return tensors
+
+
+def _written(given: Input, lease: Leased, position: int) -> InputTensor:
+    region, offset, byte_size = lease.write(position, given.content)
+    return InputTensor(given.name, given.datatype, list(given.shape), region, offset, byte_size)
+
+
+def _place(output: Output) -> OutputPlace:
+    if output.place is None:
+        return OutputPlace(output.name, classification=output.classification)
+    return OutputPlace(output.name, *output.place, classification=output.classification, shared=True)
+
+
+def _answer(request: InferRequest, message: object, brought: object) -> InferAnswer:
+    content = memoryview(brought) if brought is not None else memoryview(b"")  # type: ignore[arg-type]
+    outputs = [
+        OutputTensor(
+            found.name, found.datatype, found.shape,
+            None if found.region else content[found.offset : found.offset + found.byte_size],
+        )
+        for found in _outputs_decoder.decode(message.outputs)  # type: ignore[attr-defined]
+    ]  # fmt: skip
+    return InferAnswer(request.model, message.version, request.id, outputs)  # type: ignore[attr-defined]
