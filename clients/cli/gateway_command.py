@@ -29,6 +29,19 @@ from .logs import LEVELS, log_to_stderr
 @click.option("--http-port", type=click.IntRange(-1, 65535), default=-1, help="0: a free port; -1: no HTTP.")
 @click.option("--grpc-host", default="127.0.0.1", help="The address that --grpc-port is opened on.")
 @click.option("--grpc-port", type=click.IntRange(-1, 65535), default=-1, help="0: a free port; -1: no gRPC.")
+@click.option(
+    "--gateway-model-control",
+    "model_control",
+    type=click.Choice(("owner", "anyone")),
+    default="owner",
+    help="Who may load and unload models: programs of the broker's own user, or whoever reaches the ports.",
+)
+@click.option("--server-id", default="triton", help="The server's name in its metadata.")
+@click.option(
+    "--strict-readiness/--no-strict-readiness",
+    default=True,
+    help="Ready only while every model is ready, or as soon as there is a server.",
+)
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", help="Which lines go to standard error.")
 def gateway(address: str | None, log_level: str, **options: Any) -> None:
     """Take Triton's clients in, and ask the broker for them."""
