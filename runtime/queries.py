@@ -82,7 +82,8 @@ class Queries:
     def _ready(self, _session: Session, query: Query) -> dict[str, Any]:
         """Whether one model version, or (no name) the broker with all its models, is ready; and why not.
 
-        Triton's strict readiness: what was unloaded on purpose, or never loaded, is nobody's fault.
+        Triton's strict readiness: what was unloaded on purpose, or never loaded, is nobody's fault. Of the broker also whether
+        it is `up`, which is Triton's readiness where it is not strict.
         """
         core = self._core
         if query.model:
@@ -93,12 +94,12 @@ class Queries:
             reason = model.reason or model.state.value if not model.is_ready else ""
             return {"ready": model.is_ready, "reason": reason}
         if core.stopping or not core.surveys.has_begun:
-            return {"ready": False, "reason": "stopping" if core.stopping else "loading"}
+            return {"ready": False, "reason": "stopping" if core.stopping else "loading", "up": False}
         waiting = [row for row in core.models.summary() if not (row["state"] in ("", "READY") or row["reason"] == UNLOADED)]
         down = [model.label for model in core.models.current() if model.accepts and not model.is_ready]
         reasons = [f"{row['name']}: {row['state']} {row['reason']}".strip() for row in waiting]
         reasons += [f"{label}: no instance is up" for label in down]
-        return {"ready": not reasons, "reason": "; ".join(reasons)}
+        return {"ready": not reasons, "reason": "; ".join(reasons), "up": True}
 
     def _config(self, _session: Session, query: Query) -> Any:
         """The completed configuration, as Triton's JSON."""

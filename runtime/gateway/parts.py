@@ -8,6 +8,7 @@ from typing import NamedTuple
 from .documents import Documents
 from .inference import Inference
 from .link import BrokerLink
+from .repository import Repository
 from .settings import GatewaySettings
 from .shared_memory import SharedMemory
 
@@ -19,10 +20,13 @@ class Parts(NamedTuple):
     link: BrokerLink
     inference: Inference
     documents: Documents
+    repository: Repository
     shared_memory: SharedMemory
 
     @classmethod
     def of(cls, settings: GatewaySettings) -> Parts:
         """Those of a gateway with these settings."""
         link = BrokerLink(settings.address)
-        return cls(settings, link, Inference(link), Documents(link, settings), SharedMemory(link, settings))
+        return cls(
+            settings, link, Inference(link), Documents(link, settings), Repository(link, settings), SharedMemory(link, settings)
+        )

@@ -62,6 +62,7 @@ async def serve(settings: GatewaySettings, say: Callable[[str], None]) -> None:
         await parts.link.query("gateway")
         say(f"ready: {', '.join(addresses)}; process {os.getpid()}")
         await stopping.wait()
+        parts.documents.leave()
 
 
 def _listening(settings: GatewaySettings) -> socket.socket:

@@ -79,7 +79,7 @@ def test_the_welcome(client: WireClient, broker: Broker, transport: str) -> None
 def test_documents(client: WireClient) -> None:
     metadata = client.query("metadata", "echo")
     assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]
-    assert client.query("ready") == {"ready": True, "reason": ""}
+    assert client.query("ready") == {"ready": True, "reason": "", "up": True}
     assert {row["name"] for row in client.query("index")} == {"echo", "wide", "failing", "gate", "growing"}
     with pytest.raises(WireError, match="unknown query 'weather'") as refused:
         client.query("weather")

@@ -6,11 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..callers import Caller
-from ..documents import version_of
 from ..parts import Parts
-from . import inference
+from . import documents, inference, repository
 from .calls import answered
-from .schema import config_pb, parse_dict, pb, service
+from .schema import pb, service
 
 
 class InferenceService(service.GRPCInferenceServiceServicer):  # type: ignore[misc]
@@ -22,6 +21,7 @@ class InferenceService(service.GRPCInferenceServiceServicer):  # type: ignore[mi
 
     @answered
     async def ServerLive(self, _request: Any, _caller: Caller) -> Any:  # noqa: N802 - gRPC's names
+        self._parts.documents.check_live()
         return pb.ServerLiveResponse(live=True)
 
     @answered
@@ -30,8 +30,7 @@ class InferenceService(service.GRPCInferenceServiceServicer):  # type: ignore[mi
 
     @answered
     async def ModelReady(self, request: Any, _caller: Caller) -> Any:  # noqa: N802
-        ready = await self._parts.documents.is_ready(request.name, version_of(request.version))
-        return pb.ModelReadyResponse(ready=ready)
+        return await documents.model_ready(self._parts.documents, request)
 
     @answered
     async def ServerMetadata(self, _request: Any, _caller: Caller) -> Any:  # noqa: N802
@@ -39,18 +38,27 @@ class InferenceService(service.GRPCInferenceServiceServicer):  # type: ignore[mi
 
     @answered
     async def ModelMetadata(self, request: Any, _caller: Caller) -> Any:  # noqa: N802
-        document = await self._parts.documents.metadata(request.name, version_of(request.version))
-        return parse_dict(document, pb.ModelMetadataResponse())
+        return await documents.model_metadata(self._parts.documents, request)
 
     @answered
     async def ModelConfig(self, request: Any, _caller: Caller) -> Any:  # noqa: N802
-        document = await self._parts.documents.config(request.name, version_of(request.version))
-        return pb.ModelConfigResponse(config=parse_dict(document, config_pb.ModelConfig()))
+        return await documents.model_config(self._parts.documents, request)
 
     @answered
     async def ModelStatistics(self, request: Any, _caller: Caller) -> Any:  # noqa: N802
-        document = await self._parts.documents.statistics(request.name, version_of(request.version))
-        return parse_dict(document, pb.ModelStatisticsResponse(), ignore_unknown_fields=True)
+        return await documents.model_statistics(self._parts.documents, request)
+
+    @answered
+    async def RepositoryIndex(self, request: Any, _caller: Caller) -> Any:  # noqa: N802
+        return await repository.index(self._parts.repository, request)
+
+    @answered
+    async def RepositoryModelLoad(self, request: Any, caller: Caller) -> Any:  # noqa: N802
+        return await repository.load(self._parts.repository, request, caller)
+
+    @answered
+    async def RepositoryModelUnload(self, request: Any, caller: Caller) -> Any:  # noqa: N802
+        return await repository.unload(self._parts.repository, request, caller)
 
     @answered
     async def ModelInfer(self, request: Any, caller: Caller) -> Any:  # noqa: N802

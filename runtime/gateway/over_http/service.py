@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from ..parts import Parts
-from . import documents, inference, shared_memory
+from . import documents, inference, repository, shared_memory
 from .routes import Routes
 
 MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
@@ -16,5 +16,6 @@ def make_routes(parts: Parts) -> Routes:
     infer = inference.HttpInference(parts)
     routes.add("POST", f"{MODEL}/infer", infer.infer)
     documents.add_routes(routes, parts, MODEL)
+    repository.add_routes(routes, parts)
     shared_memory.add_routes(routes, parts)
     return routes

@@ -451,7 +451,7 @@ def test_an_unload_is_over_when_the_last_worker_has_left(broker: ScriptedBroker)
     assert answers(client)[-1][1] == "Request for unknown model: 'echo' has no available versions: unloaded"
     broker.say(client, Query(9, "ready"))
     (answer,) = link_of(client).take()
-    assert answer.value == {"ready": True, "reason": ""}
+    assert answer.value == {"ready": True, "reason": "", "up": True}
 
 
 def test_a_worker_that_does_not_leave_in_time_is_killed(broker: ScriptedBroker) -> None:
