@@ -21,7 +21,9 @@ from ..ipc.addresses import parse_address
 from .aside import HelperThread, Then
 from .core import Core
 from .doors import Door, LocalDoor, ZmqDoor
+from .draining import drain
 from .event_loop import EventLoop
+from .gateways import GatewayProcess
 from .instances import Instance, WorkerProcess
 from .mps.watched import WatchedMps
 from .processes import AttachedWorker
@@ -30,6 +32,7 @@ from .sessions import Session
 from .settings import Settings
 from .signals import StopSignals
 from .watched import WatchedWorkers
+from .watched_gateways import WatchedGateways
 
 if TYPE_CHECKING:
     from .metrics.door import MetricsDoor
@@ -57,6 +60,8 @@ class Broker:
         self._workers.serve(self._core)
         self._mps = WatchedMps(self._loop)
         self._mps.serve(self._core)
+        self.gateways = WatchedGateways(self._loop, settings)
+        self.gateways.serve(self._core)
         self._doors: list[Door] = []
         self._zmq_doors: list[ZmqDoor] = []  # those of them that need looking after in every turn
         self.metrics: MetricsDoor | None = None
@@ -80,7 +85,7 @@ class Broker:
                 self._settle()
                 while not self._core.stopping:
                     self._turn(None)
-                self._drain()
+                drain(self._core, self._turn, self._flush, self.gateways.stop_accepting)
             finally:
                 self._close()
 
@@ -116,6 +121,7 @@ class Broker:
             self._doors.append(door)
             log.info("listening on %s", door.address)
         self.metrics = _metrics_door(self._settings, self._loop, self._core)
+        self.gateways.open_ports()
 
     def _turn(self, until_ns: int | None) -> None:
         """One round of the loop; waits at most until `until_ns`."""
@@ -165,28 +171,13 @@ class Broker:
 
     def _stop(self) -> None:
         if self._core.stopping:  # the second signal: no more patience
+            self._core.gateways.kill()
             self._core.fleet.kill("broker was told to stop twice")
         self._core.stopping = True
 
-    def _drain(self) -> None:
-        """Accepted requests may finish within drain_s; then workers have kill_s to leave."""
-        log.info("stopping")
-        core, settings = self._core, self._settings
-        limit = time.monotonic_ns() + int(settings.drain_s * NS)
-        while not core.is_idle() and time.monotonic_ns() < limit:
-            self._turn(limit)
-        core.abandon("the broker is stopping")
-        core.fleet.stop()
-        self._flush(time.monotonic_ns())  # before the loop waits: nothing else may happen until the workers hear of it
-        limit = time.monotonic_ns() + int(settings.kill_s * NS)
-        while core.fleet.instances and time.monotonic_ns() < limit:
-            self._turn(limit)
-        core.fleet.kill("did not exit in time")
-        limit = time.monotonic_ns() + NS
-        while core.fleet.instances and time.monotonic_ns() < limit:
-            self._turn(limit)
-
     def _close(self) -> None:
+        self._core.gateways.stop()
+        self.gateways.close()
         self._core.fleet.kill("the broker is leaving")
         for instance in list(self._core.fleet.instances.values()):
             self._workers.exited(instance)
@@ -208,6 +199,14 @@ class Broker:
     def launch(self, name: str, environment: Mapping[str, str]) -> WorkerProcess:
         """Starts a worker."""
         return self._workers.launch(name, environment)
+
+    def launch_gateway(self, number: int) -> GatewayProcess:
+        """Starts a gateway."""
+        return self.gateways.launch(number)
+
+    def lose_gateway(self, number: int) -> None:
+        """Has nobody wait for a gateway."""
+        self.gateways.refuse(number)
 
     def start_mps(self) -> None:
         """Starts an MPS daemon."""

@@ -19,6 +19,7 @@ from .delivery import Delivery
 from .device_regions import DeviceRegions
 from .fleet import Fleet
 from .flushing import Flushing
+from .gateways import Gateways
 from .gpu_survey import GpuSurvey
 from .host import Host
 from .instances import Instance
@@ -66,6 +67,8 @@ class Core:
         self.answers = CachedAnswers(self.cache, settings.cache_max_request_bytes, self.reception.unflushed, clock)
         replies = Replies(self.models, self.regions, self.fleet, self.reception.unflushed, self.answers)
         self.delivery = Delivery(self.models, self.regions, self.fleet, replies, self.traces, clock)
+        spec = settings.gateways
+        self.gateways = Gateways(spec.processes if spec else 0, host.launch_gateway, host.lose_gateway, clock)
         self.stopping = False
         self.host = host
         #: accepted requests that the scheduler has not been told of yet
@@ -96,6 +99,7 @@ class Core:
         self.device_regions.check_invariants()
         self.traces.check_invariants()
         self.cache.check_invariants()
+        self.gateways.check_invariants()
         named = {region.number for session in self.reception.sessions.values() for region in session.regions}
         named |= {region.number for _, region in self.shared}
         used: dict[int, int] = {}
@@ -181,8 +185,9 @@ class Core:
     # --- models ----------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Reads the repositories, and starts workers where it is this broker's job."""
+        """Reads the repositories, starts workers where it is this broker's job, and gateways."""
         self.surveys.start()
+        self.gateways.start()
 
     def _switched(self) -> None:
         """What clients remembered to be checked may be about another version than they would get now."""
@@ -205,11 +210,9 @@ class Core:
     def next_deadline(self) -> int | None:
         """When `tick` must be called at the latest, in the clock's ns; None: no need."""
         earliest_ns = self.scheduler.next_deadline()
-        fleet_ns, poll_ns = self.fleet.next_deadline(), self.surveys.due_ns
-        if fleet_ns is not None and (earliest_ns is None or fleet_ns < earliest_ns):
-            earliest_ns = fleet_ns
-        if poll_ns is not None and (earliest_ns is None or poll_ns < earliest_ns):
-            earliest_ns = poll_ns
+        for due_ns in (self.fleet.next_deadline(), self.surveys.due_ns, self.gateways.due_ns):
+            if due_ns is not None and (earliest_ns is None or due_ns < earliest_ns):
+                earliest_ns = due_ns
         return earliest_ns
 
     def tick(self, now_ns: int) -> None:
@@ -217,6 +220,7 @@ class Core:
         self.carry_out(self.scheduler.handle(Tick(), now_ns))
         self.fleet.tick(now_ns)
         self.surveys.tick(now_ns)
+        self.gateways.tick(now_ns)
 
     def flush(self) -> tuple[list[Session], list[Instance]]:
         """Sends what is queued. Returns those whose sockets are full, to be tried again when there is room."""
@@ -224,8 +228,8 @@ class Core:
         return self._flushing.flush()
 
     def is_settled(self) -> bool:
-        """Whether what is to be loaded at the start is loaded, or has failed to be."""
-        return self.surveys.has_begun and self.loads.is_idle
+        """Whether what is to be loaded at the start is loaded or has failed to be, and every gateway serves or is given up."""
+        return self.surveys.has_begun and self.loads.is_idle and self.gateways.are_settled
 
     def is_idle(self) -> bool:
         """Whether no accepted request waits for an outcome or a release."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from .gateways import GatewayProcess
     from .instances import Instance, WorkerProcess
     from .repository.jobs import Job
     from .sessions import Session
@@ -20,6 +21,14 @@ class Host(Protocol):
 
         Raises MachineError when the machine refuses.
         """
+        ...
+
+    def launch_gateway(self, number: int) -> GatewayProcess:
+        """Starts a gateway process. Raises MachineError when the machine refuses."""
+        ...
+
+    def lose_gateway(self, number: int) -> None:
+        """A gateway is given up: no client is to wait for it."""
         ...
 
     def start_mps(self) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Worker processes: spawned on a socketpair, watched by pidfd, their output read line by line.
+"""Processes that the broker spawns: watched by pidfd, their output read line by line; workers on a socketpair.
 
 Spawned from the broker's main thread, since PR_SET_PDEATHSIG fires when the spawning thread ends; the child asks for it
-itself (workers/main.py), because nothing may run between fork and exec.
+itself (workers/main.py, gateway/__main__.py), because nothing may run between fork and exec.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from ..ipc.codec import FrameDecoder
@@ -25,7 +25,7 @@ MAX_LINE_BYTES = 8192
 
 
 class OutputReader:
-    """Lines of one pipe of a worker. Never blocks; an endless line is cut."""
+    """Lines of one pipe of a process. Never blocks; an endless line is cut."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self._pipe = pipe
@@ -58,30 +58,30 @@ class OutputReader:
         self._pipe.close()
 
 
-class SpawnedWorker:
-    """A child of the broker. `environment` comes on top of the broker's own."""
+class Child:
+    """A module of ours, run in a process that the broker spawned. `environment` comes on top of the broker's own."""
 
-    def __init__(self, name: str, environment: Mapping[str, str]) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        command = [sys.executable, "-m", "penstock.workers", "--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
-        with theirs:
-            self._child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                pass_fds=(theirs.fileno(),), env={**os.environ, **environment},
-            )  # fmt: skip
+    def __init__(self, name: str, command: Sequence[str], pass_fds: Sequence[int], environment: Mapping[str, str]) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            pass_fds=pass_fds, env={**os.environ, **environment},
+        )  # fmt: skip
         self.name = name
         self.pid = self._child.pid
         self.pidfd = os.pidfd_open(self.pid)
-        self.link: LocalLink[Any] = LocalLink(ours, FrameDecoder(FromWorker))
         assert self._child.stdout is not None
         self.output: OutputReader | None = OutputReader(self._child.stdout)
         self._is_killed = False  # by the broker
 
     def __repr__(self) -> str:
-        return f"<SpawnedWorker {self.name} pid {self.pid}>"
+        return f"<{type(self).__name__} {self.name} pid {self.pid}>"
+
+    def terminate(self) -> None:
+        """SIGTERM. It cannot have been reaped by anybody else, so the pid is its own."""
+        self._child.terminate()
 
     def kill(self) -> None:
-        """SIGKILL. It cannot have been reaped by anybody else, so the pid is its own."""
+        """SIGKILL."""
         self._is_killed = True
         self._child.kill()
 
@@ -92,11 +92,26 @@ class SpawnedWorker:
     def close(self) -> str:
         """Reaps the dead child; says how it ended."""
         status = self._child.wait()
-        self.link.close()
         os.close(self.pidfd)
         if self.output is not None:
             self.output.close()
         return how_it_ended(status, self._is_killed)
+
+
+class SpawnedWorker(Child):
+    """A worker, on a socketpair."""
+
+    def __init__(self, name: str, environment: Mapping[str, str]) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        command = ["penstock.workers", "--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
+        with theirs:
+            super().__init__(name, command, (theirs.fileno(),), environment)
+        self.link: LocalLink[Any] = LocalLink(ours, FrameDecoder(FromWorker))
+
+    def close(self) -> str:
+        """Reaps the dead worker; says how it ended."""
+        self.link.close()
+        return super().close()
 
 
 class AttachedWorker:

@@ -175,6 +175,7 @@ class Queries:
             "loads": core.loads.describe(),
             "instances": [instance.describe() for instance in core.fleet.instances.values()],
             "gpus": None if gpus is None else [gpu._asdict() for gpu in gpus.found],
+            "gateways": core.gateways.describe(core.reception.sessions.values()),
             "sessions": [session.describe() for session in core.reception.sessions.values()],
             "regions": len(core.regions),
             "region_bytes": sum(region.byte_size for region in core.regions),
@@ -202,6 +203,7 @@ class Queries:
         """The asking session is a gateway's, and serves from now on."""
         require_owner(session, "be a gateway of this broker")
         session.is_gateway = True
+        self._core.gateways.serves(session)
         return {}
 
     def _stop(self, session: Session, _query: Query) -> dict[str, Any]:

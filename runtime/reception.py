@@ -209,7 +209,7 @@ class Reception:
         if message.id in session.in_flight:
             raise invalid(f"request id {message.id} is already in flight in this session")
         require_greeting(session)
-        if self._core.stopping:
+        if self._core.stopping and not self._core.gateways.has(session):  # its own finish what they have accepted
             raise BrokerError("the broker is stopping and takes no more requests", Code.UNAVAILABLE)
         if len(session.in_flight) >= self._settings.max_in_flight:
             raise BrokerError(f"{len(session.in_flight)} requests are in flight, the limit per session", Code.OVERLOADED)

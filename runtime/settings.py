@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -41,6 +41,21 @@ ALL_MODELS = "*"
 """In `load_models`: every model of the repositories."""
 
 
+class GatewaySpec(Struct, frozen=True, kw_only=True):
+    """The gateways that a broker starts, and where all of them are reached. Ports: -1: not served; 0: a free one."""
+
+    processes: int = 1
+    http_host: str = "127.0.0.1"
+    http_port: int = -1
+    grpc_host: str = "127.0.0.1"
+    grpc_port: int = -1
+    told: dict[str, Any] = {}  # what else they are told, in the words of gateway/settings.py, which the broker does not import
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise invalid(f"setting gateway_processes must be at least 1, got {self.processes}")
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """What `penstock serve` and `penstock broker` may be told. Times in seconds, sizes in bytes."""
 
@@ -66,6 +81,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     drain_s: float = 5.0  # how long accepted requests may take to finish once the broker is told to stop
     kill_s: float = 2.0  # how long workers may then take to exit
     lease_s: float = 10.0  # silence after which a tcp:// session is over
+    gateways: GatewaySpec | None = None  # None: no KServe v2
     metrics_host: str = "127.0.0.1"
     metrics_port: int = -1  # -1: no metrics; 0: a free port
     cache_size_bytes: int = 64 * 1024 * 1024  # of responses, for models that enable the cache; 0: there is none

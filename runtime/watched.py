@@ -100,9 +100,14 @@ class WatchedWorkers:
         self._core.worker_exited(instance)
 
     def _output(self, name: str, output: OutputReader) -> None:
-        lines = output.read_lines()
-        if lines is None:
-            self._loop.remove(output.fileno())
-            return
-        for line in lines:
+        for line in lines_of(output, self._loop):
             output_log.info("[%s] %s", name, line)
+
+
+def lines_of(output: OutputReader, loop: EventLoop) -> list[str]:
+    """The lines that a process has printed; at their end the loop listens no more."""
+    lines = output.read_lines()
+    if lines is None:
+        loop.remove(output.fileno())
+        return []
+    return lines

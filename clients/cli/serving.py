@@ -12,6 +12,7 @@ from msgspec import structs
 from ...ipc.addresses import ADDRESS_VARIABLE, default_local_path, default_zmq_address, ensure_runtime_dir
 from ...ipc.processes import die_with_parent
 from .failures import NotAllLoaded, Unreachable, failing_as
+from .gateway_options import GATEWAY_OPTIONS, take_spec
 from .logs import LEVELS, log_to_stderr
 from .options import Decorator, in_order, json_option, repositories_argument
 from .rendering import model_label, print_json
@@ -132,6 +133,13 @@ _OPTIONS = (
     _setting("drain_s", 0, "How long accepted requests may take to finish at the end."),
     _setting("kill_s", 0, "How long workers may then take to leave by themselves."),
     _setting("lease_s", 0, "Silence after which a tcp:// session is over."),
+    *GATEWAY_OPTIONS,
+    click.option(
+        "--gateway-processes",
+        type=click.IntRange(1),
+        default=1,
+        help="How many processes serve --http-port and --grpc-port; the kernel shares connections out among them.",
+    ),
     click.option(
         "--metrics-port",
         type=click.IntRange(-1, 65535),
@@ -175,12 +183,13 @@ def run_broker(*, log_level: str, as_json: bool, parent: int | None, spawn_worke
             control_mode=ControlMode(options.pop("control_mode")),
             host_policies=read_host_policies(options.pop("host_policies")),
             rate_limit=options.pop("rate_limit") == "execution_count",
+            gateways=take_spec(options),
             resource_limits=tuple(parse_limit(text) for text in options.pop("rate_limit_resource")),
             **options,
         )
         Broker(settings, ready).run()
     if ready.refused:
-        raise NotAllLoaded(f"--strict: not loaded: {', '.join(ready.refused)}")
+        raise NotAllLoaded(f"--strict: {'; '.join(ready.refused)}")
 
 
 def default_addresses() -> tuple[str, ...]:
@@ -190,12 +199,12 @@ def default_addresses() -> tuple[str, ...]:
 
 
 class Announcement:
-    """Called by the broker once every model is loaded or has failed to; prints the line that scripts wait for."""
+    """Called by the broker once all is up, or has failed to be; prints the line that scripts wait for."""
 
     def __init__(self, as_json: bool, strict: bool) -> None:
         self._as_json = as_json
         self._strict = strict
-        #: models for whose sake the broker was stopped again
+        #: what the broker was stopped again for
         self.refused: list[str] = []
 
     def __repr__(self) -> str:
@@ -203,19 +212,24 @@ class Announcement:
 
     def __call__(self, broker: Broker) -> None:
         """Prints the line, or under --strict stops a broker that could not load everything."""
-        models = broker.index()
-        failed = [f"{model_label(model)} ({model['reason']})" for model in models if model["state"] == "UNAVAILABLE"]
+        models, gateways = broker.index(), broker.gateways
+        failed = [
+            f"not loaded: {model_label(model)} ({model['reason']})" for model in models if model["state"] == "UNAVAILABLE"
+        ]
+        failed += [f"given up: {name} ({reason})" for name, reason in gateways.lost.items()]
         if self._strict and failed:
             self.refused = failed
             broker.stop()
             return
-        metrics = broker.metrics.address if broker.metrics else ""
+        places = {
+            "http": gateways.http,
+            "grpc": gateways.grpc,
+            "metrics": broker.metrics.address if broker.metrics else "",
+        }
         if self._as_json:
-            print_json({"pid": os.getpid(), "addresses": broker.addresses, "metrics": metrics, "models": models})
+            print_json({"pid": os.getpid(), "addresses": broker.addresses, **places, "models": models})
             return
         ready = [model_label(model) for model in models if model["state"] == "READY"]
         click.echo(f"ready: {', '.join(broker.addresses)}; models {', '.join(ready) or 'none'}; process {os.getpid()}")
-        if metrics:
-            click.echo(f"metrics: {metrics}")
-        for text in failed:
-            click.echo(f"not loaded: {text}")
+        for line in (*(f"{what}: {place}" for what, place in places.items() if place), *failed):
+            click.echo(line)

@@ -1,16 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the broker starts a gateway: its settings are the only argument, as JSON."""
+"""How the broker starts a gateway: its settings, as JSON, and the broker's pid are its arguments."""
 
 from __future__ import annotations
 
+import faulthandler
+import os
+import signal
 import sys
+from io import TextIOWrapper
 
 import msgspec
 
+from ...ipc.errors import PenstockError
 from ...ipc.processes import die_with_parent
-from .process import run
 from .settings import GatewaySettings
 
+
+def main(told: str, parent: int) -> None:
+    """Serves until it is told to stop, or the broker is gone. What it says is the broker's to log."""
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the broker decides what it means
+    faulthandler.enable()
+    assert isinstance(sys.stdout, TextIOWrapper)
+    sys.stdout.reconfigure(line_buffering=True)
+    settings = msgspec.json.decode(told, type=GatewaySettings)
+    if settings.http_fd >= 0:
+        os.set_inheritable(settings.http_fd, False)
+    try:
+        from .process import run
+
+        run(settings, print, (signal.SIGTERM,))
+    except PenstockError as error:
+        sys.exit(error.message)  # on standard error; the status is 1
+
+
 if __name__ == "__main__":
-    die_with_parent(int(sys.argv[2]))
-    run(msgspec.json.decode(sys.argv[1], type=GatewaySettings), print)
+    main(sys.argv[1], int(sys.argv[2]))

@@ -16,7 +16,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ...ipc.errors import BrokerError
 from .lacking import lacking
@@ -32,14 +32,14 @@ try:
 except ImportError as error:
     raise lacking(error) from error
 
-STOPS_WITHIN_S = 5.0
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
-async def serve(settings: GatewaySettings, say: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or SIGINT; says where, when it is ready to. Raises BrokerError when an address cannot be had."""
+async def serve(settings: GatewaySettings, say: Callable[[str], None], stopping_signals: Sequence[int]) -> None:
+    """Serves until one of these signals; says where, when it is ready to. Raises BrokerError when an address cannot be had."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stopping_signals:
         loop.add_signal_handler(number, stopping.set)
     parts = Parts.of(settings)
     addresses: list[str] = []
@@ -51,14 +51,14 @@ async def serve(settings: GatewaySettings, say: Callable[[str], None]) -> None:
             sock = _listening(settings)
             addresses.append("http://{}:{}".format(*sock.getsockname()[:2]))
             await http.start(sock)
-            held.push_async_callback(http.stop, STOPS_WITHIN_S)
+            held.push_async_callback(http.stop, settings.leaves_within_s)
         if settings.grpc_port >= 0:
             servicer = InferenceService(parts, settings.grpc_port)
             grpc = GrpcServer(servicer, settings.grpc_host, settings.grpc_port)
             await grpc.start()
             servicer.port = grpc.port
             addresses.append(f"grpc://{settings.grpc_host}:{grpc.port}")
-            held.push_async_callback(grpc.stop, STOPS_WITHIN_S)
+            held.push_async_callback(grpc.stop, settings.leaves_within_s)
         await parts.link.query("gateway")
         say(f"ready: {', '.join(addresses)}; process {os.getpid()}")
         await stopping.wait()
@@ -74,6 +74,6 @@ def _listening(settings: GatewaySettings) -> socket.socket:
         raise BrokerError(f"cannot serve HTTP at {settings.http_host}:{settings.http_port}: {error.strerror}") from error
 
 
-def run(settings: GatewaySettings, say: Callable[[str], None]) -> None:
+def run(settings: GatewaySettings, say: Callable[[str], None], stopping_signals: Sequence[int] = STOPPING) -> None:
     """Serves in this process until it is told to stop."""
-    uvloop.run(serve(settings, say))
+    uvloop.run(serve(settings, say, stopping_signals))

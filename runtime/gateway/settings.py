@@ -24,3 +24,4 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     server_id: str = "triton"  # the name in the server's metadata
     strict_readiness: bool = True  # ready only while every model is, but for those that were unloaded on purpose
     model_control: ModelControl = "owner"  # who may load and unload models, where the broker's control mode lets clients
+    leaves_within_s: float = 5.0  # how long what it has accepted may take, once it is told to stop

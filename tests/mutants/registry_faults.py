@@ -141,7 +141,7 @@ FAULTS = (
     Fault(
         "a broker that is stopping takes requests",
         RECEPTION,
-        "if self._core.stopping:",
+        "if self._core.stopping and not self._core.gateways.has(session):",
         "if not self._core.surveys.has_begun:",
         (f"{RIGHTS}test_a_broker_that_is_stopping_serves_what_it_has_and_takes_no_more",),
     ),

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import click
 import numpy as np
@@ -460,6 +460,12 @@ def test_infer_tells_the_models_error(client: FakeClient, array_file: Path) -> N
 # --- serve and broker --------------------------------------------------------------------------------------------------------
 
 
+class FakeGateways(NamedTuple):
+    http: str = ""
+    grpc: str = ""
+    lost: Mapping[str, str] = {}
+
+
 class FakeBroker:
     """Settles at once, then "runs" until the end of run()."""
 
@@ -483,6 +489,7 @@ class FakeBroker:
         return self.models
 
     metrics = None
+    gateways: ClassVar[FakeGateways] = FakeGateways()
 
     def stop(self) -> None:
         self.stopped = True
@@ -515,6 +522,37 @@ def test_serve_json_says_it_in_one_object(broker: type[FakeBroker], tmp_path: Pa
     assert said["models"] == [READY]
     assert said["addresses"] == [f"unix://{tmp_path}/run/broker.sock", f"ipc://{tmp_path}/run/broker.zmq"]
     assert isinstance(said["pid"], int)
+
+
+def test_serve_says_where_gateways_serve_and_which_was_given_up(broker: type[FakeBroker], tmp_path: Path) -> None:
+    broker.gateways = FakeGateways("127.0.0.1:8000", "127.0.0.1:8001", {"gateway 1": "it crashed"})
+    shown = penstock("serve", str(tmp_path))
+    assert shown.stdout.splitlines()[1:] == ["http: 127.0.0.1:8000", "grpc: 127.0.0.1:8001", "given up: gateway 1 (it crashed)"]
+    said = json.loads(penstock("serve", str(tmp_path), "--json").stdout)
+    assert (said["http"], said["grpc"], said["metrics"]) == ("127.0.0.1:8000", "127.0.0.1:8001", "")
+    strict = penstock("serve", str(tmp_path), "--strict")
+    assert strict.exit_code == 3
+    assert "gateway 1 (it crashed)" in strict.stderr
+
+
+def test_options_of_gateways_become_settings(broker: type[FakeBroker], tmp_path: Path) -> None:
+    penstock("serve", str(tmp_path), "--grpc-port", "0", "--gateway-processes", "3", "--http-max-input-size", "1000")
+    spec = broker.made.settings.gateways
+    assert (spec.processes, spec.http_port, spec.grpc_port, spec.told["http_max_input_size"]) == (3, -1, 0, 1000)
+    penstock("serve", str(tmp_path), "--gateway-processes", "3")
+    assert broker.made.settings.gateways is None
+
+
+def test_gateways_without_their_packages_are_refused_before_anything_is_started(
+    broker: type[FakeBroker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.clients.cli.gateway_options.find_spec", lambda _name: None)
+    for command in (("serve", str(tmp_path), "--http-port", "0"), ("gateway", "--http-port", "0")):
+        shown = penstock(*command)
+        assert shown.exit_code == 2
+        assert "pip install 'penstock[gateway]'" in shown.stderr
+        assert len(shown.stderr.splitlines()) == 1
+    assert penstock("serve", str(tmp_path)).exit_code == 0
 
 
 def test_options_become_settings(broker: type[FakeBroker], tmp_path: Path) -> None:

@@ -173,12 +173,29 @@ class ScriptedDisk:
         return Stamps(text.encode(), b"%d" % shared, {number: b"%d" % stamp for number, stamp in versions.items()})
 
 
+class ScriptedGateway:
+    """A gateway process in the test's hands."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.is_told_to_leave = False
+        self.is_killed = False
+
+    def terminate(self) -> None:
+        self.is_told_to_leave = True
+
+    def kill(self) -> None:
+        self.is_killed = True
+
+
 class ScriptedBroker:
     """A core with everything around it in the test's hands."""
 
     def __init__(self, *configs: str, gpus: Gpus = NO_GPUS, **settings: Any) -> None:
         self.now_ns = 1_000_000_000
         self.processes: list[ScriptedProcess] = []
+        self.gateways: list[ScriptedGateway] = []
+        self.lost_gateways: list[int] = []
         self.forgotten: list[Session] = []
         self.core = Core(Settings(addresses=("unix:///nowhere",), **settings), self, lambda: self.now_ns)
         self.core.gpu_survey.found = gpus
@@ -195,6 +212,16 @@ class ScriptedBroker:
         self.core.flush()
 
     # --- Host ---
+
+    def launch_gateway(self, number: int) -> ScriptedGateway:
+        if self.refuses is not None:
+            raise self.refuses
+        process = ScriptedGateway(9000 + len(self.gateways))
+        self.gateways.append(process)
+        return process
+
+    def lose_gateway(self, number: int) -> None:
+        self.lost_gateways.append(number)
 
     def start_mps(self) -> None:
         self.mps_starts += 1
