@@ -11,13 +11,13 @@ Each turn: read what is readable (at most one buffer per socket), feed the core,
 from __future__ import annotations
 
 import logging
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..ipc.addresses import parse_address
+from ..ipc.processes import allow_descriptors
 from .aside import HelperThread, Then
 from .core import Core
 from .doors import Door, LocalDoor, ZmqDoor
@@ -246,11 +246,6 @@ def _metrics_door(settings: Settings, loop: EventLoop, core: Core) -> MetricsDoo
 
 
 def _prepare_process() -> None:
-    """What this process needs of the machine and of the interpreter.
-
-    A descriptor per region and two per client: the soft limit is often 1024 for select()'s sake alone. And the interpreter
-    lock soon again while the helper thread reads a model.
-    """
+    """A descriptor per region and two per client; and the interpreter lock soon again while the helper thread reads a model."""
     sys.setswitchinterval(SWITCH_S)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_descriptors()

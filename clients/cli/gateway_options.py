@@ -53,7 +53,7 @@ GATEWAY_OPTIONS: tuple[Decorator, ...] = (
         "model_control",
         type=click.Choice(("owner", "anyone")),
         default=_default("model_control"),
-        help="Who may load and unload models over HTTP and gRPC: programs of the broker's own user, or whoever reaches the ports.",
+        help="Who may load and unload models by gateways: programs of the broker's own user, or whoever reaches the ports.",
     ),
     click.option("--server-id", default=_default("server_id"), help="The server's name in the metadata that gateways answer."),
     click.option(

@@ -28,6 +28,10 @@ class Inference:
 
     async def infer(self, request: InferRequest, caller: Caller) -> InferAnswer:
         """Executes one request. Raises PenstockError. A task that is cancelled cancels the request."""
+        with self._link.in_flight:
+            return await self._infer(request, caller)
+
+    async def _infer(self, request: InferRequest, caller: Caller) -> InferAnswer:
         on_behalf = self._user(request, caller)
         inline = [given.content for given in request.inputs if not isinstance(given.content, InRegion)]
         lease = await self._link.memory.lease(tuple(map(len, inline))) if inline else Leased()

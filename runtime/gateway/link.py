@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +14,10 @@ from ...clients.pending import Lease
 from ...ipc.addresses import parse_address
 from ...ipc.errors import PenstockError
 from ...ipc.messages import Infer, Message, Query, Welcome
+from .in_flight import InFlight
 from .memory import InlineMemory
+
+log = logging.getLogger("penstock.gateway")
 
 CONNECTS_WITHIN_S = 5.0
 
@@ -23,16 +28,35 @@ class BrokerLink:
     def __init__(self, address: str) -> None:
         self.session = AsyncSession(parse_address(address), "penstock gateway", CONNECTS_WITHIN_S, self._met, _no_matter)
         self.memory = InlineMemory(self.session)
+        self.in_flight = InFlight()
+        self._loop: asyncio.AbstractEventLoop | None = None  # where it has said that it serves
+        self._saying: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<BrokerLink {self.session!r}, {self.memory!r}>"
 
     def _met(self, welcome: Welcome) -> None:
         self.memory.broker.meet(welcome.broker, keeps_memory=True)
+        if self._loop is not None:  # this is another thread
+            self._loop.call_soon_threadsafe(self._say_again)
+
+    def _say_again(self) -> None:
+        self._saying = asyncio.ensure_future(self._say())
+
+    async def _say(self) -> None:
+        try:
+            await self.query("gateway")
+        except PenstockError as error:
+            log.warning("connected again, and lost: %s", error.message)
 
     async def connect(self) -> None:
         """Connects now. Raises BrokerError when there is no broker."""
         await self.session.live()
+
+    async def serve(self) -> None:
+        """Tells the broker that this gateway serves, now and whenever it has connected again. Raises PenstockError."""
+        await self.query("gateway")
+        self._loop = asyncio.get_running_loop()
 
     async def query(self, what: str, model: str = "", version: int = -1, on_behalf: int = -1) -> Any:
         """One of the broker's documents. Raises what the broker answers."""
@@ -61,6 +85,9 @@ class BrokerLink:
 
     async def close(self) -> None:
         """Says goodbye. Idempotent."""
+        self._loop = None
+        if self._saying is not None:
+            self._saying.cancel()
         await self.session.close()
         self.memory.close()
 

@@ -19,6 +19,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from ...ipc.errors import BrokerError
+from ...ipc.processes import allow_descriptors
 from .lacking import lacking
 from .over_grpc.server import GrpcServer
 from .over_grpc.service import InferenceService
@@ -32,6 +33,8 @@ try:
 except ImportError as error:
     raise lacking(error) from error
 
+SETTLES_S = 1.0
+"""What answers and everything but inference may take, once the last request in flight has its outcome."""
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -42,6 +45,7 @@ async def serve(settings: GatewaySettings, say: Callable[[str], None], stopping_
     for number in stopping_signals:
         loop.add_signal_handler(number, stopping.set)
     parts = Parts.of(settings)
+    servers: list[HttpServer | GrpcServer] = []
     addresses: list[str] = []
     async with contextlib.AsyncExitStack() as held:
         held.push_async_callback(parts.link.close)
@@ -51,18 +55,29 @@ async def serve(settings: GatewaySettings, say: Callable[[str], None], stopping_
             sock = _listening(settings)
             addresses.append("http://{}:{}".format(*sock.getsockname()[:2]))
             await http.start(sock)
-            held.push_async_callback(http.stop, settings.leaves_within_s)
+            servers.append(http)
+            held.push_async_callback(http.stop, SETTLES_S)
         if settings.grpc_port >= 0:
             servicer = InferenceService(parts, settings.grpc_port)
             grpc = GrpcServer(servicer, settings.grpc_host, settings.grpc_port)
             await grpc.start()
             servicer.port = grpc.port
             addresses.append(f"grpc://{settings.grpc_host}:{grpc.port}")
-            held.push_async_callback(grpc.stop, settings.leaves_within_s)
-        await parts.link.query("gateway")
+            servers.append(grpc)
+            held.push_async_callback(grpc.stop, SETTLES_S)
+        await parts.link.serve()
         say(f"ready: {', '.join(addresses)}; process {os.getpid()}")
         await stopping.wait()
-        parts.documents.leave()
+        await _leave(parts, servers, settings.leaves_within_s, say)
+
+
+async def _leave(parts: Parts, servers: list[HttpServer | GrpcServer], within_s: float, say: Callable[[str], None]) -> None:
+    """Accepts no more, and answers what was accepted. Connections that are there are told meanwhile that it is leaving."""
+    parts.documents.leave()
+    for server in servers:
+        await server.accept_no_more(within_s)
+    if not await parts.link.in_flight.leave(within_s):
+        say(f"leaves with {parts.link.in_flight!r} after {within_s} s")
 
 
 def _listening(settings: GatewaySettings) -> socket.socket:
@@ -76,4 +91,5 @@ def _listening(settings: GatewaySettings) -> socket.socket:
 
 def run(settings: GatewaySettings, say: Callable[[str], None], stopping_signals: Sequence[int] = STOPPING) -> None:
     """Serves in this process until it is told to stop."""
+    allow_descriptors()
     uvloop.run(serve(settings, say, stopping_signals))

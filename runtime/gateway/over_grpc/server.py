@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from ....ipc.errors import BrokerError
@@ -23,6 +24,7 @@ class GrpcServer:
         service.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
         self.port = 0
         self._asked = (host, port)
+        self._stopping: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"<GrpcServer at port {self.port}>"
@@ -36,6 +38,12 @@ class GrpcServer:
             raise BrokerError(f"cannot serve gRPC at {host}:{port}: {error}") from error
         await self._server.start()
 
+    async def accept_no_more(self, within_s: float) -> None:
+        """Takes no more connections, nor calls; those that are there have so much time."""
+        self._stopping = asyncio.ensure_future(self._server.stop(within_s))
+
     async def stop(self, within_s: float) -> None:
-        """Accepts no more; requests that are being answered may finish."""
+        """Ends all connections; what is being answered has so much time, or what is left of the time before. Idempotent."""
         await self._server.stop(within_s)
+        if self._stopping is not None:
+            await self._stopping

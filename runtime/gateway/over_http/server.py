@@ -39,8 +39,13 @@ class HttpServer:
         await self._runner.setup()
         await web.SockSite(self._runner, sock, backlog=1024).start()
 
+    async def accept_no_more(self, _within_s: float) -> None:
+        """Takes no more connections; those that are there go on, until `stop`."""
+        for site in list(self._runner.sites):
+            await site.stop()
+
     async def stop(self, within_s: float) -> None:
-        """Accepts no more; requests that are being answered may finish."""
+        """Ends all connections; what is being answered has so much time. Idempotent."""
         self._runner._shutdown_timeout = within_s  # noqa: SLF001 - an argument of its constructor, before that is known
         await self._runner.cleanup()
 
