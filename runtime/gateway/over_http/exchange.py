@@ -23,7 +23,7 @@ NOTHING: Mapping[str, str] = {}
 
 
 class Call(NamedTuple):
-    """A request. `headers`: by any spelling of their names. `path` has its percent-escapes resolved."""
+    """A request. `headers`: by any spelling of their names. `path` without query, its percent-escapes as they came."""
 
     method: str
     path: str
@@ -47,4 +47,9 @@ def of_json(document: Any) -> Response:
 
 def of_error(error: PenstockError) -> Response:
     """An error as Triton answers it."""
-    return Response(STATUS.get(error.code, 400), JSON, (msgspec.json.encode({"error": error.message}),))
+    return of_message(STATUS.get(error.code, 400), error.message)
+
+
+def of_message(status: int, message: str) -> Response:
+    """A refusal in the form of Triton's."""
+    return Response(status, JSON, (msgspec.json.encode({"error": message}),))

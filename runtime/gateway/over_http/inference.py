@@ -1,110 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inference over HTTP: JSON, binary tensor data behind it, and tensors in regions."""
+"""Inference over HTTP: reads a request, has it executed, writes the response."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
 
-import msgspec
-
-from ....ipc.errors import invalid
-from ....ipc.tensors import deserialize_bytes, numpy_dtype, serialize_bytes
+from ....ipc.errors import CallerError
 from ..documents import version_of
 from ..parts import Parts
-from ..requests import InferAnswer, InferRequest, Input, InRegion, Output, OutputTensor
-from .exchange import JSON, Call, Response
+from .compression import deflated, wanted_coding
+from .exchange import Call, Response
+from .forwarding import HeaderForwarding
+from .infer_request import LENGTH_HEADER, Asked, asked, header_size
+from .infer_response import response_of
+from .raw_request import raw_request
 
-LENGTH_HEADER = "Inference-Header-Content-Length"
+LONG_BYTES = 256 * 1024
+"""What takes long to compress is compressed by another thread."""
 
 
 class HttpInference:
     """Answers POST .../infer."""
 
     def __init__(self, parts: Parts) -> None:
+        self._link = parts.link
         self._inference = parts.inference
+        self._forwarding = HeaderForwarding(parts.settings.http_header_forward_pattern)
+
+    def __repr__(self) -> str:
+        return f"<HttpInference by {self._inference!r}>"
 
     async def infer(self, call: Call, model: str, version: str | None) -> Response:
         """One request."""
-        document, binary = _split(call)
-        request, wanted_binary = _request(document, binary, model, version_of(version))
-        answer = await self._inference.infer(request, call.caller)
-        return _response(answer, wanted_binary, (document.get("parameters") or {}).get("binary_data_output", False))
+        found = await self._asked(call, model, version_of(version))
+        answer = await self._inference.infer(found.request, call.caller)
+        response = response_of(answer, found.form)
+        coding = wanted_coding(call.headers.get("Accept-Encoding"))
+        return response if coding is None else await _compressed(response, coding)
+
+    async def _asked(self, call: Call, model: str, version: int) -> Asked:
+        body = call.body
+        forwarded = self._forwarding.parameters(call.headers)
+        size = header_size(call.headers.get(LENGTH_HEADER), len(body))
+        if size == 0:
+            return raw_request(body, await self._link.query("metadata", model, version), model, version, forwarded)
+        try:
+            if size is None:
+                return asked(body, None, model, version, forwarded)
+            return asked(body[:size], memoryview(body)[size:], model, version, forwarded)
+        except CallerError:
+            await self._link.query("metadata", model, version)  # Triton looks for the model before it reads the request
+            raise
 
 
-def _split(call: Call) -> tuple[Any, memoryview]:
-    length = call.headers.get(LENGTH_HEADER)
-    end = len(call.body) if length is None else int(length)
-    return msgspec.json.decode(call.body[:end]), memoryview(call.body)[end:]
-
-
-def _request(document: Any, binary: memoryview, model: str, version: int) -> tuple[InferRequest, dict[str, bool]]:
-    inputs = []
-    for given in document["inputs"]:
-        parameters = given.get("parameters") or {}
-        place = _place(parameters)
-        content: Any = place
-        if place is None and "binary_data_size" in parameters:
-            size = parameters["binary_data_size"]
-            content, binary = binary[:size], binary[size:]
-        elif place is None:
-            content = _encoded(given)
-        inputs.append(Input(given["name"], given["datatype"], given["shape"], content))
-    outputs = []
-    wanted_binary = {}
-    for wanted in document.get("outputs") or ():
-        parameters = wanted.get("parameters") or {}
-        outputs.append(Output(wanted["name"], _place(parameters), parameters.get("classification", 0)))
-        wanted_binary[wanted["name"]] = parameters.get("binary_data", False)
-    return InferRequest(model, version, document.get("id", ""), inputs, outputs), wanted_binary
-
-
-def _place(parameters: dict[str, Any]) -> InRegion | None:
-    region = parameters.get("shared_memory_region")
-    if region is None:
-        return None
-    return InRegion(region, parameters.get("shared_memory_offset", 0), parameters["shared_memory_byte_size"])
-
-
-def _encoded(given: dict[str, Any]) -> bytes:
-    import numpy as np
-
-    data = given.get("data")
-    if data is None:
-        raise invalid(
-            "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', "
-            "'shared_memory_region' in 'parameters'. But no field is set"
-        )
-    if given["datatype"] == "BYTES":
-        return serialize_bytes(np.array(data, object).ravel())
-    return np.array(data, numpy_dtype(given["datatype"])).tobytes()
-
-
-def _response(answer: InferAnswer, wanted_binary: dict[str, bool], all_binary: bool) -> Response:
-    rows = []
-    pieces: list[memoryview] = []
-    for output in answer.outputs:
-        row: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": output.shape}
-        if output.content is not None:
-            if wanted_binary.get(output.name, all_binary):
-                row["parameters"] = {"binary_data_size": len(output.content)}
-                pieces.append(output.content)
-            else:
-                row["data"] = _values(output)
-        rows.append(row)
-    document: dict[str, Any] = {"model_name": answer.model, "model_version": str(answer.version), "outputs": rows}
-    if answer.id:
-        document["id"] = answer.id
-    header = msgspec.json.encode(document)
-    if not pieces:
-        return Response(200, JSON, (header,))
-    headers = {"Content-Type": "application/octet-stream", LENGTH_HEADER: str(len(header))}
-    return Response(200, headers, (header, *pieces))
-
-
-def _values(output: OutputTensor) -> Any:
-    import numpy as np
-
-    assert output.content is not None
-    if output.datatype == "BYTES":
-        return [value.decode() for value in deserialize_bytes(output.content, output.shape, output.name).ravel()]
-    return np.frombuffer(output.content, numpy_dtype(output.datatype)).tolist()
+async def _compressed(response: Response, coding: str) -> Response:
+    if sum(map(len, response.body)) < LONG_BYTES:
+        body = deflated(response.body, coding)
+    else:
+        body = await asyncio.get_running_loop().run_in_executor(None, deflated, response.body, coding)
+    return Response(response.status, {**response.headers, "Content-Encoding": coding}, (body,))

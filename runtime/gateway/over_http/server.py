@@ -6,14 +6,17 @@ Its choice is docs/decisions/0017.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
+from ....ipc.errors import PenstockError
 from ....ipc.local_sockets import Address
 from ..callers import Caller
 from ..lacking import lacking
-from .exchange import Call, Response
+from .bodies import UNSUPPORTED_CODING, coding_of, is_known, plain, too_large
+from .exchange import Call, Response, of_error, of_message
 
 try:
     from aiohttp import web
@@ -22,6 +25,15 @@ except ImportError as error:
 
 Answer = Callable[[Call], Awaitable[Response]]
 
+log = logging.getLogger("penstock.gateway")
+
+READ_BYTES = 1 << 20
+"""Bytes of a body that are taken in before its reader has to run."""
+FEW_BYTES = 4096
+"""A compressed body of more is inflated by another thread: a byte may become a thousand."""
+LONG_BYTES = 256 * 1024
+"""Pieces of a response that are so long together are not joined."""
+
 
 class HttpServer:
     """Serves on a socket that listens already."""
@@ -29,7 +41,10 @@ class HttpServer:
     def __init__(self, answer: Answer, max_body_bytes: int) -> None:
         self._answer = answer
         self._max_body_bytes = max_body_bytes
-        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None, handler_cancellation=True))
+        server = _Server(
+            self._handle, access_log=None, handler_cancellation=True, auto_decompress=False, read_bufsize=READ_BYTES, logger=log
+        )
+        self._runner = web.ServerRunner(server)
 
     def __repr__(self) -> str:
         return f"<HttpServer at {self._runner.addresses}>"
@@ -50,20 +65,98 @@ class HttpServer:
         await self._runner.cleanup()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await request.read() if request.can_read_body else b""
-        response = await self._answer(Call(request.method, request.path, request.headers, body, _caller(request)))
-        if len(response.body) <= 1:
-            return web.Response(
-                status=response.status, headers=response.headers, body=response.body[0] if response.body else b""
-            )
-        return web.Response(status=response.status, headers=response.headers, body=b"".join(response.body))
+        body = b""
+        if request.method == "POST":
+            if not is_known(coding_of(request.headers)):
+                return await _sent(request, UNSUPPORTED_CODING)
+            try:
+                body = await self._read(request)
+            except PenstockError as error:
+                return await _sent(request, of_error(error), keep_alive=None if request.content.is_eof() else False)
+        connection = request.protocol
+        assert isinstance(connection, _Connection)
+        call = Call(request.method, request.rel_url.raw_path, request.headers, body, connection.caller)
+        return await _sent(request, await self._answer(call))
+
+    async def _read(self, request: web.BaseRequest) -> bytes:
+        limit = self._max_body_bytes
+        announced = request.content_length
+        if announced is not None and announced > limit:
+            raise too_large(request.headers, announced, limit)
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # of the response, nothing is sent yet
+        pieces: list[bytes] = []
+        size = 0
+        while piece := await request.content.readany():
+            size += len(piece)
+            if size > limit:
+                raise too_large(request.headers, f"more than {limit}", limit)
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _plain(self, body: bytes, coding: str, request: web.BaseRequest) -> bytes:
+        if (
+            len(body) < LONG_BYTES // 16
+        ):  # some bytes become a thousand times as many: a small body may be long, but not for long
+            return plain(body, coding, request.headers, self._max_body_bytes)
+        arguments = (body, coding, request.headers, self._max_body_bytes)
+        return await asyncio.get_running_loop().run_in_executor(None, plain, *arguments)
 
 
-def _caller(request: web.BaseRequest) -> Caller:
-    transport = request.transport
-    remote = local = None
-    if transport is not None:
-        with suppress(TypeError, IndexError):  # a connection that is gone has no names any more
-            remote = Address.of(*transport.get_extra_info("peername")[:2])
-            local = Address.of(*transport.get_extra_info("sockname")[:2])
-    return Caller(f"http:{remote.host}:{remote.port}" if remote else "http", remote, local)
+async def _sent(request: web.BaseRequest, response: Response, keep_alive: bool | None = None) -> web.StreamResponse:
+    """The response on its way: small pieces together, large ones one after the other, each as fast as the client takes it."""
+    body = response.body
+    size = sum(map(len, body))
+    if len(body) <= 1 or size < LONG_BYTES:
+        whole = body[0] if len(body) == 1 else b"".join(body)
+        found: web.StreamResponse = web.Response(status=response.status, headers=response.headers, body=whole)
+    else:
+        found = web.StreamResponse(status=response.status, headers=response.headers)
+        found.content_length = size
+    if keep_alive is False:
+        found.force_close()
+    if isinstance(found, web.Response):
+        return found
+    await found.prepare(request)
+    for piece in body:
+        await found.write(piece)
+    return found
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Connection(web.RequestHandler):
+    """One connection, and who is at its other end."""
+
+    __slots__ = ("caller",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.caller = _caller(transport)
+        super().connection_made(transport)
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """What is no HTTP is the client's affair; a fault of ours is logged. Either ends the connection."""
+        if status < 500:
+            log.debug("%s sent a request that is no HTTP: %s", self.caller.principal, message)
+        else:
+            log.error("a request of %s could not be answered", self.caller.principal, exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("the response is on its way already")
+        refusal = of_message(status, message or "the gateway failed; its log says why")
+        answer = web.Response(status=status, headers=refusal.headers, body=refusal.body[0])
+        answer.force_close()
+        return answer
+
+
+def _caller(transport: asyncio.BaseTransport) -> Caller:
+    try:
+        remote, local = (Address.of(*transport.get_extra_info(name)[:2]) for name in ("peername", "sockname"))
+    except (TypeError, IndexError, ValueError):  # a connection that is gone has no names any more
+        return Caller("http", None, None)
+    return Caller(f"http:{remote.host}:{remote.port}", remote, local)

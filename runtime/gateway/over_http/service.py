@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from ..parts import Parts
 from . import documents, inference, repository, shared_memory
+from .restrictions import restrictions_of
 from .routes import Routes
 
 MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
@@ -12,7 +13,7 @@ MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
 
 def make_routes(parts: Parts) -> Routes:
     """Every route of the gateway."""
-    routes = Routes()
+    routes = Routes(restrictions_of(parts.settings.http_restricted_api))
     infer = inference.HttpInference(parts)
     routes.add("POST", f"{MODEL}/infer", infer.infer)
     documents.add_routes(routes, parts, MODEL)

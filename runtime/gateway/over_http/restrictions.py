@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Groups of endpoints that need a header (Triton's --http-restricted-api GROUP,GROUP:HEADER=VALUE). Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ....ipc.errors import invalid
+from .exchange import Call, Response, of_message
+
+GROUPS = {
+    "health": r"/v2/health/.*|/v2/models/[^/]+(/versions/[0-9]+)?/ready",
+    "metadata": r"/v2/?|/v2/models/[^/]+(/versions/[0-9]+)?",
+    "inference": r"/v2/models/[^/]+(/versions/[0-9]+)?/(infer|generate|generate_stream)",
+    "shared-memory": r"/v2/(system|cuda)sharedmemory(/.*)?",
+    "model-config": r"/v2/models/[^/]+(/versions/[0-9]+)?/config",
+    "model-repository": r"/v2/repository/.*",
+    "statistics": r"/v2/models/stats|/v2/models/[^/]+(/versions/[0-9]+)?/stats",
+    "trace": r"/v2(/models/[^/]+)?/trace/setting",
+    "logging": r"/v2/logging",
+}
+"""Triton's groups, and the paths that belong to each."""
+
+
+class Restriction:
+    """The paths of some groups, and the header that they need."""
+
+    def __init__(self, groups: Sequence[str], header: str, value: str) -> None:
+        self._paths = re.compile("|".join(f"(?:{GROUPS[group]})" for group in groups))
+        self._header = header
+        self._value = value
+
+    def __repr__(self) -> str:
+        return f"<Restriction by '{self._header}' of {self._paths.pattern}>"
+
+    def refusal(self, call: Call) -> Response | None:
+        """What a call that lacks the header is answered."""
+        if self._paths.fullmatch(call.path) is None or call.headers.get(self._header) == self._value:
+            return None
+        return of_message(403, f"This API is restricted, expecting header '{self._header}'")
+
+
+def restrictions_of(flags: Sequence[str]) -> list[Restriction]:
+    """From Triton's flags. Raises CallerError."""
+    seen: set[str] = set()
+    restrictions: list[Restriction] = []
+    for flag in flags:
+        names, colon, pair = flag.partition(":")
+        header, equals, value = pair.partition("=")
+        if not (names and colon and header and equals):
+            raise invalid(
+                f"--http-restricted-api option format is '<API1>,<API2>,..:<restricted-key>=<restricted-value>'. Got {flag}"
+            )
+        groups = names.split(",")
+        for group in groups:
+            if group not in GROUPS:
+                raise invalid(f"unknown restricted api '{group}'")
+            if group in seen:
+                raise invalid(f"api '{group}' can not be specified in multiple config groups")
+            seen.add(group)
+        restrictions.append(Restriction(groups, header, value))
+    return restrictions
