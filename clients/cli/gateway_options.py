@@ -43,6 +43,18 @@ GATEWAY_OPTIONS: tuple[Decorator, ...] = (
         help="Bytes that the body of an HTTP request may have.",
     ),
     click.option(
+        "--http-header-forward-pattern",
+        default=_default("http_header_forward_pattern"),
+        metavar="REGEX",
+        help="HTTP headers, by a regular expression for their names, that become parameters of inference requests.",
+    ),
+    click.option(
+        "--http-restricted-api",
+        multiple=True,
+        metavar="API,...:HEADER=VALUE",
+        help="Groups of HTTP endpoints that need a header; may be repeated.",
+    ),
+    click.option(
         "--allow-client-shm",
         type=click.BOOL,
         default=_default("allow_client_shm"),

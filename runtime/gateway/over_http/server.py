@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from ....ipc.errors import PenstockError
 from ....ipc.local_sockets import Address
@@ -93,15 +93,15 @@ class HttpServer:
             if size > limit:
                 raise too_large(request.headers, f"more than {limit}", limit)
             pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return await self._plain(pieces[0] if len(pieces) == 1 else b"".join(pieces), request.headers)
 
-    async def _plain(self, body: bytes, coding: str, request: web.BaseRequest) -> bytes:
-        if (
-            len(body) < LONG_BYTES // 16
-        ):  # some bytes become a thousand times as many: a small body may be long, but not for long
-            return plain(body, coding, request.headers, self._max_body_bytes)
-        arguments = (body, coding, request.headers, self._max_body_bytes)
-        return await asyncio.get_running_loop().run_in_executor(None, plain, *arguments)
+    async def _plain(self, body: bytes, headers: Mapping[str, str]) -> bytes:
+        coding = coding_of(headers)
+        if coding == "identity":
+            return body
+        if len(body) <= FEW_BYTES:
+            return plain(body, coding, headers, self._max_body_bytes)
+        return await asyncio.get_running_loop().run_in_executor(None, plain, body, coding, headers, self._max_body_bytes)
 
 
 async def _sent(request: web.BaseRequest, response: Response, keep_alive: bool | None = None) -> web.StreamResponse:
@@ -142,13 +142,14 @@ class _Connection(web.RequestHandler):
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """What is no HTTP is the client's affair; a fault of ours is logged. Either ends the connection."""
+        said = (message or "the gateway failed; its log says why").partition("\n")[0]  # behind it the parser shows the place
         if status < 500:
-            log.debug("%s sent a request that is no HTTP: %s", self.caller.principal, message)
+            log.debug("%s sent what is no HTTP: %s", self.caller.principal, said)
         else:
             log.error("a request of %s could not be answered", self.caller.principal, exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("the response is on its way already")
-        refusal = of_message(status, message or "the gateway failed; its log says why")
+        refusal = of_message(status, said)
         answer = web.Response(status=status, headers=refusal.headers, body=refusal.body[0])
         answer.force_close()
         return answer
