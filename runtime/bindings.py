@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 import msgspec
 
 from ..ipc.codec import encode
-from ..ipc.errors import invalid
+from ..ipc.errors import CallerError, Code, invalid
 from ..ipc.messages import (
     FEW,
     InputSlice,
@@ -99,9 +99,9 @@ def bind(model: ServedModel, names: Names, inputs: bytes, outputs: bytes, parts:
             f"model '{model.name}': {len(wanted)} inputs have no region ({', '.join(wanted) or 'none'}), "
             f"but {len(parts)} inline parts came"
         )
-    _check_sizes(model, tensors, parts)
-    spans, slots = _place_outputs(model, names, places, rows, ordered)
     regions = _input_regions(model, names, ordered)
+    spans, slots = _place_outputs(model, names, places, rows, ordered)
+    _check_sizes(model, tensors, parts)
     read = [_Span(t.name, r, t.offset, t.byte_size) for t, r in zip(ordered, regions, strict=True) if t and r]
     _check_overlaps(model, read, spans)
     _check_gpus(model, [*filter(None, regions), *slots.regions])
@@ -237,25 +237,29 @@ def _input_regions(model: ServedModel, names: Names, ordered: list[InputTensor |
         if tensor is None or not tensor.region:
             found.append(None)
             continue
-        asker = f"input '{tensor.name}' of model '{model.name}'"
-        region = names.find(tensor.region, tensor.shared, asker)
-        _check_bounds(asker, region, tensor.offset, tensor.byte_size)
-        _check_kind(asker, region, tensor.datatype)
-        found.append(region)
+        found.append(_region(names, tensor, f"input '{tensor.name}' of model '{model.name}'", tensor.datatype))
     return found
 
 
-def _check_bounds(asker: str, region: Region, offset: int, size: int) -> None:
-    if offset > region.byte_size:
-        raise invalid(
-            f"{asker}: Invalid offset for shared memory region: "
-            f"'{region.name}' has {region.byte_size} bytes, offset is {offset}"
-        )
-    if offset + size > region.byte_size:
-        raise invalid(
-            f"{asker}: Invalid offset + byte size for shared memory region: '{region.name}' has {region.byte_size} bytes, "
-            f"offset {offset} + byte size {size} is {offset + size}"
-        )
+def _region(names: Names, place: InputTensor | OutputPlace, asker: str, datatype: str) -> Region:
+    """The region that a tensor lies in. Of shared ones Triton's clients ask: they are told in its words alone."""
+    region = names.find(place.region, place.shared, asker)
+    _check_bounds(asker, region, place)
+    _check_kind(asker, region, datatype)
+    return region
+
+
+def _check_bounds(asker: str, region: Region, place: InputTensor | OutputPlace) -> None:
+    offset, size = place.offset, place.byte_size
+    if offset > region.byte_size or (place.shared and offset == region.byte_size):
+        told = f"Invalid offset for shared memory region: '{region.name}'"
+        why = f" has {region.byte_size} bytes, offset is {offset}"
+    elif offset + size > region.byte_size or (place.shared and size == 0):
+        told = f"Invalid offset + byte size for shared memory region: '{region.name}'"
+        why = f" has {region.byte_size} bytes, offset {offset} + byte size {size} is {offset + size}"
+    else:
+        return
+    raise invalid(told if place.shared else f"{asker}: {told}{why}")
 
 
 def _check_kind(asker: str, region: Region, datatype: str) -> None:
@@ -309,15 +313,14 @@ def _place_outputs(
             slots.slices.append(OutputSlice(position, -1, 0, 0, place.classification))
             continue
         asker = f"output '{place.name}' of model '{model.name}'"
-        region = names.find(place.region, place.shared, asker)
-        _check_bounds(asker, region, place.offset, place.byte_size)
-        _check_kind(asker, region, model.spec.outputs[position].datatype)
+        region = _region(names, place, asker, model.spec.outputs[position].datatype)
         needed = model.output_bytes(position, rows, inputs)
         if needed is not None and place.byte_size < needed:
-            raise invalid(
-                f"shared memory size specified with the request for {asker} ({place.byte_size} bytes) should be at least "
-                f"{needed} bytes to hold the results"
-            )
+            who, code = (f"output '{place.name}'", Code.INTERNAL) if place.shared else (asker, Code.INVALID_ARG)
+            raise CallerError(
+                f"shared memory size specified with the request for {who} ({place.byte_size} bytes) should be at least "
+                f"{needed} bytes to hold the results", code,
+            )  # fmt: skip
         slots.slices.append(OutputSlice(position, region.number, place.offset, place.byte_size))
         slots.regions.append(region)
         spans.append(_Span(place.name, region, place.offset, place.byte_size))

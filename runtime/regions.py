@@ -256,10 +256,11 @@ class RegionNames:
         region.names = self
 
     def find(self, name: str, asker: str) -> Region:
-        """The region, or CallerError (NOT_FOUND). `asker` says what wanted it."""
+        """The region, or CallerError (NOT_FOUND). `asker` says what wanted it; empty: that is not said."""
         region = self._named.get(name)
         if region is None:
-            raise not_found(f"{asker}: Unable to find shared memory region: '{name}'")
+            who = asker and f"{asker}: "
+            raise not_found(f"{who}Unable to find shared memory region: '{name}'")
         return region
 
     def take(self, name: str) -> list[Region]:

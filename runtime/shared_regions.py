@@ -70,8 +70,8 @@ class Visible(NamedTuple):
     shared: RegionNames
 
     def find(self, name: str, shared: bool, asker: str) -> Region:
-        """The region, or CallerError (NOT_FOUND). `asker` says what wanted it."""
-        return (self.shared if shared else self.own).find(name, asker)
+        """The region, or CallerError (NOT_FOUND). `asker` says what wanted one of its own; of others Triton says no more."""
+        return self.shared.find(name, "") if shared else self.own.find(name, asker)
 
 
 _NONE = RegionNames()

@@ -12,7 +12,7 @@ from ...ipc.messages import OutputTensor as Answered
 from .callers import Caller
 from .link import BrokerLink
 from .memory import Leased
-from .requests import InferAnswer, InferRequest, Input, InRegion, Output, OutputTensor
+from .requests import InferAnswer, InferRequest, Input, InRegion, Output, OutputTensor, check_range
 
 _outputs_decoder = msgspec.msgpack.Decoder(list[Answered])
 
@@ -71,7 +71,7 @@ def _tensors(request: InferRequest, lease: Leased) -> list[InputTensor]:
     inline = 0
     for given in request.inputs:
         if isinstance(given.content, InRegion):
-            tensors.append(InputTensor(given.name, given.datatype, list(given.shape), *given.content, shared=True))
+            tensors.append(InputTensor(given.name, given.datatype, list(given.shape), *check_range(given.content), shared=True))
         else:
             tensors.append(_written(given, lease, inline))
             inline += 1
@@ -86,7 +86,7 @@ def _written(given: Input, lease: Leased, position: int) -> InputTensor:
 def _place(output: Output) -> OutputPlace:
     if output.place is None:
         return OutputPlace(output.name, classification=output.classification)
-    return OutputPlace(output.name, *output.place, classification=output.classification, shared=True)
+    return OutputPlace(output.name, *check_range(output.place), classification=output.classification, shared=True)
 
 
 def _answer(request: InferRequest, message: object, brought: object) -> InferAnswer:

@@ -6,8 +6,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ...ipc.errors import invalid, not_found
+
 Bytes = bytes | bytearray | memoryview
 """Content of a tensor: its elements as KServe's binary tensor data lays them out."""
+
+MOST = 2**63 - 1
+"""The largest number in the broker's protocol; no region is that large."""
+SIZE_MAX = 2**64 - 1
+"""The largest number in Triton's HTTP and in its memory."""
 
 
 class InRegion(NamedTuple):
@@ -64,3 +71,16 @@ class InferAnswer(NamedTuple):
     version: int
     id: str
     outputs: Sequence[OutputTensor]
+
+
+def check_range(place: InRegion) -> InRegion:
+    """A place in a region in numbers that the broker takes; as in Triton those below 0 are large ones. Raises CallerError."""
+    region, offset, byte_size = place.region, place.offset & SIZE_MAX, place.byte_size & SIZE_MAX
+    if not region:
+        raise not_found("Unable to find shared memory region: ''")
+    if offset <= MOST and offset + byte_size > SIZE_MAX:
+        raise invalid(
+            f"Integer overflow detected: byte_size ({byte_size}) + offset ({offset}) exceeds maximum value ({SIZE_MAX}) "
+            f"for region '{region}'"
+        )
+    return InRegion(region, min(offset, MOST), min(byte_size, MOST))

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..callers import Caller
 from ..parts import Parts
-from . import documents, inference, repository
+from . import documents, inference, repository, shared_memory
 from .calls import answered
 from .schema import pb, service
 
@@ -66,14 +66,25 @@ class InferenceService(service.GRPCInferenceServiceServicer):  # type: ignore[mi
         return inference.response_of(answer)
 
     @answered
+    async def SystemSharedMemoryStatus(self, request: Any, caller: Caller) -> Any:  # noqa: N802
+        return await shared_memory.system_status(self._parts.shared_memory, request, caller)
+
+    @answered
     async def SystemSharedMemoryRegister(self, request: Any, caller: Caller) -> Any:  # noqa: N802
-        await self._parts.shared_memory.register_system(caller, request.name, request.key, request.offset, request.byte_size)
-        return pb.SystemSharedMemoryRegisterResponse()
+        return await shared_memory.register_system(self._parts.shared_memory, request, caller)
 
     @answered
     async def SystemSharedMemoryUnregister(self, request: Any, caller: Caller) -> Any:  # noqa: N802
         await self._parts.shared_memory.unregister(caller, "system", request.name)
         return pb.SystemSharedMemoryUnregisterResponse()
+
+    @answered
+    async def CudaSharedMemoryStatus(self, request: Any, caller: Caller) -> Any:  # noqa: N802
+        return await shared_memory.cuda_status(self._parts.shared_memory, request, caller)
+
+    @answered
+    async def CudaSharedMemoryRegister(self, request: Any, caller: Caller) -> Any:  # noqa: N802
+        return await shared_memory.register_cuda(self._parts.shared_memory, request, caller)
 
     @answered
     async def CudaSharedMemoryUnregister(self, request: Any, caller: Caller) -> Any:  # noqa: N802
