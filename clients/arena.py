@@ -135,6 +135,7 @@ class Arena:
 
     def check_invariants(self) -> None:
         """What is free is counted, and lies in living blocks; blocks are where the extents say that something is."""
+        assert self._blocks.keys() == self._free.keys() and all(self._blocks.values()), self
         for sizes, blocks in self._blocks.items():
             assert sum(block.idle for block in blocks) == len(self._free[sizes]), self
             assert all(placement.block in blocks for placement in self._free[sizes]), self
@@ -158,11 +159,9 @@ class Arena:
     def lacks(self, sizes: Sizes) -> int:
         """How large a region must be added before `take` has such a placement; 0: it has one. Makes what room there is."""
         self._catch_up()
-        free = self._free.setdefault(sizes, deque())
-        if free:
+        if self._free.get(sizes):
             return 0
-        blocks = self._blocks.setdefault(sizes, [])
-        existing = sum(len(block.placements) for block in blocks)
+        existing = sum(len(block.placements) for block in self._blocks.get(sizes, ()))
         count = max(1, min(MAX_SLOTS_PER_BLOCK, max(existing, FIRST_BLOCK_BYTES // slot_bytes(sizes))))
         byte_size = count * slot_bytes(sizes)
         found = self._room_for(byte_size)
@@ -170,8 +169,8 @@ class Arena:
             self._drop_empty_regions()
             return max(byte_size, REGION_BYTES)
         block = Block(self._broker, *found, sizes, count)
-        blocks.append(block)
-        free.extend(block.placements)
+        self._blocks.setdefault(sizes, []).append(block)
+        self._free.setdefault(sizes, deque()).extend(block.placements)
         return 0
 
     def add(self, region: Region, epoch: int) -> None:
@@ -188,6 +187,21 @@ class Arena:
             return
         block.idle += 1
         self._free[block.sizes].appendleft(placement)  # used last: warm in the caches
+
+    @property
+    def byte_size(self) -> int:
+        """Of all its regions."""
+        return sum(pooled.region.byte_size for pooled in self._regions)
+
+    def trim(self, keep_bytes: int) -> None:
+        """Gives back regions that nothing lies in, the latest first, until no more than this is left."""
+        self._catch_up()
+        if self.byte_size > keep_bytes:
+            self._reclaim()
+            for pooled in [pooled for pooled in reversed(self._regions) if pooled.extents.is_empty]:
+                if self.byte_size > keep_bytes:
+                    self._regions.remove(pooled)
+                    self._drop_region(pooled.region)
 
     def close(self) -> None:
         """Forgets all memory: what views still show stays mapped for them alone. Idempotent."""
@@ -228,8 +242,8 @@ class Arena:
         return None
 
     def _reclaim(self) -> None:
-        """Gives back the blocks of which every slot is free."""
-        for sizes, blocks in self._blocks.items():
+        """Gives back the blocks of which every slot is free; sizes that have no block left are forgotten."""
+        for sizes, blocks in list(self._blocks.items()):
             idle = [block for block in blocks if block.idle == len(block.placements)]
             for block in idle:
                 block.pooled.extents.give(block.begin, block.byte_size)
@@ -238,6 +252,8 @@ class Arena:
                 self._free[sizes] = deque(placement for placement in self._free[sizes] if placement.block in blocks)
             for block in idle:
                 block.retire()
+            if not blocks:
+                del self._blocks[sizes], self._free[sizes]
 
     def _drop_empty_regions(self) -> None:
         for pooled in [pooled for pooled in self._regions if pooled.extents.is_empty]:

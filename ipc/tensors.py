@@ -75,23 +75,33 @@ def serialize_bytes(values: Iterable[object]) -> bytes:
     return b"".join(parts)
 
 
-def deserialize_bytes(content: bytes | memoryview, shape: Sequence[int], name: str) -> npt.NDArray[np.object_]:
-    """The elements of a BYTES tensor, as an object array of bytes. Raises INVALID_ARG naming the tensor."""
+def deserialize_bytes(content: bytes | memoryview, shape: Sequence[int], name: str, model: str = "") -> npt.NDArray[np.object_]:
+    """The elements of a BYTES tensor, as an object array of bytes. Raises INVALID_ARG in the words of Triton's core.
+
+    They name the tensor; of an input that came with a request they name the `model` too. It stops at the first element too
+    many: who claims a small shape for a large region keeps nobody busy.
+    """
+    whose = f"inference input '{name}' for model '{model}'" if model else f"tensor '{name}'"
     found: list[bytes] = []
     expected, at = elements(shape), 0
-    while at < len(content) and len(found) < expected:
-        if len(content) - at < 4:
-            raise invalid(f"incomplete string length indicator for tensor '{name}' after element {len(found)}")
+    while at < len(content) and len(found) <= expected:
+        left = len(content) - at - 4
+        if left < 0:
+            raise invalid(
+                f"incomplete string length indicator for {whose}, expecting 4 bytes but only {left + 4} bytes available. "
+                "Please make sure the string length indicator is in one buffer."
+            )
         (length,) = struct.unpack_from("<I", content, at)
-        at += 4
-        if length > len(content) - at:
-            raise invalid(f"tensor '{name}': element {len(found)} claims {length} bytes, {len(content) - at} are left")
-        found.append(bytes(content[at : at + length]))
-        at += length
-    if len(found) != expected or at != len(content):
-        raise invalid(
-            f"expected {expected} string elements for tensor '{name}', got {len(found)} and {len(content) - at} bytes more"
-        )
+        if length > left:
+            raise invalid(
+                f"incomplete string data for {whose}, expecting string of length {length} but only {left} bytes available"
+            )
+        at += 4 + length
+        found.append(bytes(content[at - length : at]))
+    if len(found) < expected:
+        raise invalid(f"expected {expected} string elements for {whose}, got {len(found)}")
+    if len(found) > expected:
+        raise invalid(f"unexpected number of string elements {len(found)} for {whose}, expecting {expected}")
     array = np.empty(expected, np.object_)
     array[:] = found
     return array.reshape(tuple(shape))

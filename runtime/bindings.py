@@ -205,19 +205,15 @@ def _fits(dims: list[int], shape: list[int]) -> bool:
 
 
 def _shape_text(model: ServedModel, spec: TensorSpec, shape: list[int]) -> str:
-    expected = ([-1] if model.batches else []) + spec.dims
-    where = f"input '{spec.name}' for model '{model.name}'"
-    text = f"unexpected shape for {where}. Expected [{_numbers(expected)}], got [{_numbers(shape)}]."
+    expected, got = (",".join(map(str, dims)) for dims in (([-1] if model.batches else []) + spec.dims, shape))
+    text = f"unexpected shape for input '{spec.name}' for model '{model.name}'. Expected [{expected}], got [{got}]."
     if model.batches:
         text += (
             " NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to each"
-            " input shape."
+            " input shape. If you want to specify the full shape including the batch dim in your input dims config, try setting"
+            " max_batch_size to zero. See the model configuration docs for more info on max_batch_size."
         )
     return text
-
-
-def _numbers(values: Sequence[int]) -> str:
-    return ",".join(str(value) for value in values)
 
 
 def _check_sizes(model: ServedModel, tensors: list[InputTensor], parts: Sequence[int]) -> None:

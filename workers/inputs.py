@@ -101,7 +101,7 @@ class InputPacker:
                 content = np.empty(span.byte_size, np.uint8)
                 self._regions[span.region].read(span.offset, content)
                 name = self._spec.inputs[index].name
-                job.texts[index] = deserialize_bytes(content.tobytes(), shape, name)
+                job.texts[index] = deserialize_bytes(content.tobytes(), shape, name, self._spec.name)
         except PenstockError as error:
             return error
         return None

@@ -6,13 +6,15 @@ from __future__ import annotations
 import msgspec
 
 from ...ipc.codec import encode
-from ...ipc.errors import not_found
+from ...ipc.errors import PenstockError, not_found
 from ...ipc.messages import Infer, InputTensor, OutputPlace
 from ...ipc.messages import OutputTensor as Answered
 from .callers import Caller
 from .link import BrokerLink
 from .memory import Leased
-from .requests import InferAnswer, InferRequest, Input, InRegion, Output, OutputTensor, check_range
+from .requests import InferAnswer, InferRequest, Input, InRegion, Output, OutputTensor, check_range, check_shapes
+from .unknown_models import check_model_name
+from .wording import in_tritons_words
 
 _outputs_decoder = msgspec.msgpack.Decoder(list[Answered])
 
@@ -27,11 +29,16 @@ class Inference:
         return f"<Inference over {self._link!r}>"
 
     async def infer(self, request: InferRequest, caller: Caller) -> InferAnswer:
-        """Executes one request. Raises PenstockError. A task that is cancelled cancels the request."""
-        with self._link.in_flight:
-            return await self._infer(request, caller)
+        """Executes one request. Raises PenstockError, in Triton's words. A task that is cancelled cancels the request."""
+        try:
+            with self._link.in_flight:
+                return await self._infer(request, caller)
+        except PenstockError as error:
+            raise in_tritons_words(error, request) from None
 
     async def _infer(self, request: InferRequest, caller: Caller) -> InferAnswer:
+        check_model_name(request.model)
+        check_shapes(request)
         on_behalf = self._user(request, caller)
         inline = [given.content for given in request.inputs if not isinstance(given.content, InRegion)]
         lease = await self._link.memory.lease(tuple(map(len, inline))) if inline else Leased()

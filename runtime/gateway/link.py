@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...clients.async_session import AsyncSession
 from ...clients.awaited import Awaited
-from ...clients.pending import Lease
+from ...clients.session import CONTROL_TIMEOUT_S
 from ...ipc.addresses import parse_address
 from ...ipc.errors import PenstockError
 from ...ipc.messages import Infer, Message, Query, Welcome
 from .in_flight import InFlight
-from .memory import InlineMemory
+from .memory import InlineMemory, Leased
 
 log = logging.getLogger("penstock.gateway")
 
@@ -25,9 +25,9 @@ CONNECTS_WITHIN_S = 5.0
 class BrokerLink:
     """Belongs to one event loop. Connects again by itself; what is in flight then ends with an error."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, inline_memory_bytes: int) -> None:
         self.session = AsyncSession(parse_address(address), "penstock gateway", CONNECTS_WITHIN_S, self._met, _no_matter)
-        self.memory = InlineMemory(self.session)
+        self.memory = InlineMemory(self.session, inline_memory_bytes)
         self.in_flight = InFlight()
         self._loop: asyncio.AbstractEventLoop | None = None  # where it has said that it serves
         self._saying: asyncio.Task[None] | None = None
@@ -62,7 +62,7 @@ class BrokerLink:
         """One of the broker's documents. Raises what the broker answers."""
         return (await self.session.ask(lambda number: (Query(number, what, model, version, on_behalf), ()))).value
 
-    async def ask(self, make: Any, fds: Sequence[int] = (), timeout_s: float | None = 30.0) -> Any:
+    async def ask(self, make: Any, fds: Sequence[int] = (), timeout_s: float | None = CONTROL_TIMEOUT_S) -> Any:
         """Has something done: `make` makes the message of its number. Raises what the broker answers."""
 
         def question(number: int) -> tuple[Message, Sequence[int]]:
@@ -70,11 +70,15 @@ class BrokerLink:
 
         return await self.session.ask(question, timeout_s=timeout_s)
 
-    async def infer(self, make: Any, lease: Lease) -> Awaited:
-        """One request: `make` makes the Infer of its number. Raises its error. A task that is cancelled cancels it."""
+    async def infer(self, make: Callable[[int], Infer], lease: Leased) -> Awaited:
+        """One request: `make` makes the Infer of its number. Raises its error. A task that is cancelled cancels it.
+
+        The broker holds the lease from when the request is sent until it says that no worker can touch its memory.
+        """
         connection = self.session.standing() or await self.session.live()
         entry = self.session.entry(lease, 0)
-        message: Infer = make(entry.number)
+        message = make(entry.number)
+        lease.hold()
         try:
             connection.start(entry, message)
         except PenstockError:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 from typing import Any
 
@@ -14,22 +15,31 @@ from ...clients.arena import Arena, Broker, Placement
 from ...clients.async_session import AsyncSession
 from ...clients.pending import Entry
 from ...clients.regions import MemfdRegion, Region
+from ...ipc.errors import MachineError
 
 SMALLEST = 64
+KEPT_BYTES = 64 * 1024 * 1024
+"""Kept however little there is to do: making memory anew costs more than sending what goes into it."""
+UNUSED_S = 10.0
+"""How often it is seen whether what goes beyond KEPT_BYTES is still in use."""
 
 
 class Leased:
-    """The memory of one request, as long as a worker may touch it and as long as its owner reads it, whichever is longer."""
+    """The memory of one request, until its owner has read what came and no worker may touch it any more."""
 
-    __slots__ = ("_memory", "_owed", "placement")
+    __slots__ = ("_holders", "_memory", "placement")
 
     def __init__(self, memory: InlineMemory | None = None, placement: Placement | None = None) -> None:
         self._memory = memory
         self.placement = placement
-        self._owed = 2  # the broker's release and the owner's
+        self._holders = 1  # who leased it; the broker too while it has the request
 
     def __repr__(self) -> str:
-        return f"<Leased {self.placement!r}, {self._owed} hold it>"
+        return f"<Leased {self.placement!r}, {self._holders} hold it>"
+
+    def hold(self) -> None:
+        """The request is about to be sent."""
+        self._holders += 1
 
     def write(self, position: int, content: Any) -> tuple[str, int, int]:
         """Puts a tensor into its place; the region's name, the offset and the byte size."""
@@ -46,8 +56,8 @@ class Leased:
 
     def release(self) -> None:
         """No worker can touch it any more; or its owner has done with it."""
-        self._owed -= 1
-        if self._owed == 0 and self._memory is not None and self.placement is not None:
+        self._holders -= 1
+        if self._holders == 0 and self._memory is not None and self.placement is not None:
             self._memory.give(self.placement)
 
     def lose(self) -> None:
@@ -58,21 +68,26 @@ class Leased:
 
 
 class InlineMemory:
-    """Belongs to the session's loop."""
+    """Belongs to the session's loop. Grows with what is in flight, up to a bound, and gives back what is not used for long."""
 
-    def __init__(self, session: AsyncSession) -> None:
+    def __init__(self, session: AsyncSession, most_bytes: int) -> None:
         self._session = session
+        self._most_bytes = most_bytes
         self.broker = Broker()
         self._arena = Arena(self.broker, self._cannot_add, session.sync.drop)
         self._growth: asyncio.Task[None] | None = None
+        self._trimming: asyncio.TimerHandle | None = None
         self._count = 0
+        self.leased = 0
 
     def __repr__(self) -> str:
-        return f"<InlineMemory {self._arena!r}>"
+        return f"<InlineMemory {self.leased} leased, {self._arena.byte_size} of {self._most_bytes} bytes, {self._arena!r}>"
 
     def check_invariants(self) -> None:
-        """Those of the arena."""
+        """Those of the arena; what is large is looked at again."""
         self._arena.check_invariants()
+        assert self.leased >= 0, self
+        assert self._arena.byte_size <= KEPT_BYTES or self._trimming is not None, self
 
     async def lease(self, sizes: tuple[int, ...]) -> Leased:
         """Memory for tensors of these sizes, in bytes. Raises MachineError when there is none, BrokerError without a broker."""
@@ -81,20 +96,33 @@ class InlineMemory:
             await self._session.live()
             missing = self._arena.lacks(classes)
             if not missing:
+                self.leased += 1
                 return Leased(self, self._arena.take(classes))
             await self._grow(missing)
 
     def give(self, placement: Placement) -> None:
         """The placement is not in use any more."""
+        self.leased -= 1
         self._arena.give(placement)
 
     async def _grow(self, byte_size: int) -> None:
         if self._growth is None:
+            self._check_bound(byte_size)
             self._growth = asyncio.create_task(self._add(byte_size))
             self._growth.add_done_callback(self._grown)
         growth = self._growth
         await asyncio.wait((growth,))  # should this task be cancelled, the region is of use to others
-        growth.result()
+        error = growth.exception()
+        if error is not None:
+            raise copy.copy(error)  # each its own: an exception collects the frames that it passes
+
+    def _check_bound(self, byte_size: int) -> None:
+        held = self._arena.byte_size
+        if held + byte_size > self._most_bytes and self.leased:
+            raise MachineError(
+                f"this gateway holds {held} bytes of tensors for {self.leased} requests in flight and may hold "
+                f"{self._most_bytes}: send fewer at once, or put large tensors into shared memory"
+            )
 
     def _grown(self, _growth: asyncio.Task[None]) -> None:
         self._growth = None
@@ -109,6 +137,17 @@ class InlineMemory:
             region.close()
             raise
         self._arena.add(region, epoch)
+        if self._trimming is None and self._arena.byte_size > KEPT_BYTES:
+            self._trim_later()
+
+    def _trim_later(self) -> None:
+        self._trimming = asyncio.get_running_loop().call_later(UNUSED_S, self._trim)
+
+    def _trim(self) -> None:
+        self._trimming = None
+        self._arena.trim(KEPT_BYTES)
+        if self._arena.byte_size > KEPT_BYTES:
+            self._trim_later()
 
     @staticmethod
     def _cannot_add(_byte_size: int) -> Region:
@@ -116,6 +155,9 @@ class InlineMemory:
 
     def close(self) -> None:
         """Lets go of the memory. Idempotent."""
+        if self._trimming is not None:
+            self._trimming.cancel()
+            self._trimming = None
         self._arena.close()
 
 

@@ -26,7 +26,7 @@ class Parts(NamedTuple):
     @classmethod
     def of(cls, settings: GatewaySettings) -> Parts:
         """Those of a gateway with these settings."""
-        link = BrokerLink(settings.address)
+        link = BrokerLink(settings.address, settings.inline_memory_bytes)
         return cls(
             settings, link, Inference(link), Documents(link, settings), Repository(link, settings), SharedMemory(link, settings)
         )

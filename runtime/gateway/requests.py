@@ -43,7 +43,7 @@ class Output(NamedTuple):
 
 
 class InferRequest(NamedTuple):
-    """One request. No outputs: all of the model's."""
+    """One request. No outputs: all of the model's. `priority` and `timeout_us` as the schedule policy extension has them."""
 
     model: str
     version: int  # -1: the newest
@@ -52,7 +52,24 @@ class InferRequest(NamedTuple):
     outputs: Sequence[Output] = ()
     priority: int = 0
     timeout_us: int = 0
-    parameters: Mapping[str, Any] = {}
+    parameters: Mapping[str, Any] = {}  # custom ones, and forwarded headers: no backend of this release takes any
+
+
+def unsigned(value: int) -> int:
+    """A priority or a timeout in numbers that the broker takes; as in Triton those below 0 are large ones."""
+    return value if 0 <= value <= MOST else MOST
+
+
+def check_shapes(request: InferRequest) -> None:
+    """Raises CallerError, in the words of Triton's core, for dimensions that no tensor has."""
+    for given in request.inputs:
+        for dim in given.shape:
+            if not 0 <= dim <= MOST:
+                what = f"input '{given.name}' for model '{request.model}'"
+                shape = ",".join(map(str, given.shape))
+                if dim < 0:
+                    raise invalid(f"All input dimensions should be specified for {what}, got [{shape}]")
+                raise invalid(f"{what}: no dimension is larger than {MOST}, got [{shape}]")
 
 
 class OutputTensor(NamedTuple):

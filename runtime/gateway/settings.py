@@ -27,3 +27,22 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     strict_readiness: bool = True  # ready only while every model is, but for those that were unloaded on purpose
     model_control: ModelControl = "owner"  # who may load and unload models, where the broker's control mode lets clients
     leaves_within_s: float = 5.0  # how long what it has accepted may take, once it is told to stop
+    inline_memory_bytes: int = 4 * 1024**3  # shared memory for tensors that come with their requests, at most
+
+    # Triton's --grpc-* flags, by their names, with their defaults
+    grpc_infer_response_compression_level: Literal["none", "low", "medium", "high"] = "none"
+    grpc_header_forward_pattern: str = ""  # a regular expression; empty: no metadata becomes a request parameter
+    grpc_restricted_protocols: tuple[str, ...] = ()  # GROUP,GROUP:KEY=VALUE, each
+    grpc_keepalive_time_ms: int = 7_200_000
+    grpc_keepalive_timeout_ms: int = 20_000
+    grpc_keepalive_permit_without_calls: bool = False
+    grpc_http2_max_pings_without_data: int = 2
+    grpc_http2_min_recv_ping_interval_without_data_ms: int = 300_000
+    grpc_http2_max_ping_strikes: int = 2
+    grpc_max_connection_age_ms: int = 0  # 0: connections may be as old as they like
+    grpc_max_connection_age_grace_ms: int = 0  # 0: what is in flight on an old connection may take as long as it likes
+    grpc_use_ssl: bool = False
+    grpc_use_ssl_mutual: bool = False  # clients need a certificate that grpc_root_cert vouches for
+    grpc_server_cert: str = ""  # paths of PEM files
+    grpc_server_key: str = ""
+    grpc_root_cert: str = ""

@@ -98,8 +98,8 @@ def test_texts_come_from_a_file_in_tritons_format(tmp_path: Path) -> None:
         (WarmupInput("x", "FP32", [2], "file", "f"), bytes(7), "input 'x': warmup setting expects 8 bytes (or 16 for all 2 requests), but the data provided from 'f' has 7 bytes"),
         (WarmupInput("x", "FP32", [2], "file", "f"), bytes(12), "input 'x': warmup setting expects 8 bytes (or 16 for all 2 requests), but the data provided from 'f' has 12 bytes"),
         (WarmupInput("x", "FP32", [2], "file", "f"), None, "input 'x': file 'f' cannot be read: No such file or directory"),
-        (WarmupInput("x", "BYTES", [2], "file", "f"), serialize_bytes(["a", "b", "c"]), "expected 4 string elements for tensor 'x', got 3 and 0 bytes more"),
-        (WarmupInput("x", "BYTES", [2], "file", "f"), b"\x05", "incomplete string length indicator for tensor 'x' after element 0"),
+        (WarmupInput("x", "BYTES", [2], "file", "f"), serialize_bytes(["a", "b", "c"]), "expected 4 string elements for tensor 'x', got 3"),
+        (WarmupInput("x", "BYTES", [2], "file", "f"), b"\x05", "incomplete string length indicator for tensor 'x', expecting 4 bytes but only 1 bytes available. Please make sure the string length indicator is in one buffer."),
     ],
 )  # fmt: skip
 def test_a_file_that_does_not_fit_fails_its_sample_by_name(

@@ -123,7 +123,7 @@ def test_malformed_text_fails_its_request_alone() -> None:
         malformed = Placement(1, [claims_too_much], [rig.memory.place(0, OUT, 99)])
         done = rig.run(malformed, request(rig.memory, good, 0, OUT + 100, 99))
         assert (done.items[0].code, done.items[0].fault) == ("INVALID_ARG", "caller")
-        assert "claims 65535 bytes, 4 are left" in done.items[0].message
+        assert "expecting string of length 65535 but only 4 bytes available" in done.items[0].message
         assert rig.memory.text(OUT + 100, 8, (1, 1)).tolist() == [[b"good"]]
 
 

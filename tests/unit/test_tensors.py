@@ -109,18 +109,34 @@ def test_a_shape_is_kept() -> None:
 @pytest.mark.parametrize(
     ("content", "shape", "message"),
     [
-        (b"\x01\x00", [1], "incomplete string length indicator for tensor 'x' after element 0"),
-        (struct.pack("<I", 5) + b"abc", [1], "element 0 claims 5 bytes, 3 are left"),
-        (struct.pack("<I", 2**32 - 1), [1], "claims 4294967295 bytes, 0 are left"),
-        (serialize_bytes([b"a"]), [2], "expected 2 string elements for tensor 'x', got 1 and 0 bytes more"),
-        (serialize_bytes([b"a", b"b"]), [1], "expected 1 string elements for tensor 'x', got 1 and 5 bytes more"),
-        (b"x", [0], "expected 0 string elements for tensor 'x', got 0 and 1 bytes more"),
+        (b"\x01\x00", [1], "incomplete string length indicator for tensor 'x', expecting 4 bytes but only 2 bytes available. "),
+        (
+            struct.pack("<I", 5) + b"abc",
+            [1],
+            "incomplete string data for tensor 'x', expecting string of length 5 but only 3 bytes available",
+        ),
+        (struct.pack("<I", 2**32 - 1), [1], "expecting string of length 4294967295 but only 0 bytes available"),
+        (serialize_bytes([b"a"]), [2], "expected 2 string elements for tensor 'x', got 1"),
+        (serialize_bytes([b"a", b"b"]), [1], "unexpected number of string elements 2 for tensor 'x', expecting 1"),
+        (serialize_bytes([b""]), [0], "unexpected number of string elements 1 for tensor 'x', expecting 0"),
+        (b"x", [0], "incomplete string length indicator for tensor 'x', expecting 4 bytes but only 1 bytes available. "),
     ],
 )
 def test_malformed_bytes_name_the_tensor_and_both_sides(content: bytes, shape: list[int], message: str) -> None:
     with pytest.raises(CallerError) as raised:
         deserialize_bytes(content, shape, "x")
     assert message in raised.value.message
+
+
+def test_an_input_of_a_request_is_named_with_its_model() -> None:
+    with pytest.raises(CallerError) as raised:
+        deserialize_bytes(serialize_bytes([b"a"]), [2], "x", "m")
+    assert raised.value.message == "expected 2 string elements for inference input 'x' for model 'm', got 1"
+
+
+def test_a_small_claimed_shape_is_not_read_beyond() -> None:
+    with pytest.raises(CallerError, match="unexpected number of string elements 2 for tensor 'x', expecting 1"):
+        deserialize_bytes(bytes(4000), [1], "x")
 
 
 def test_a_huge_claimed_shape_costs_nothing() -> None:
