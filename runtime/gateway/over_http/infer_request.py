@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
-from ....ipc.errors import CallerError, invalid, not_found
+from ....ipc.errors import invalid
 from ....ipc.tensors import DATATYPES, ITEM_BYTES, elements
-from ..requests import Bytes, InferRequest, Input, InRegion, Output
+from ..requests import MOST, Bytes, InferRequest, Input, InRegion, Output, check_range
+from ..requests import unsigned as broker_number
 from .infer_document import (
     NOT_READABLE,
     Document,
@@ -26,7 +27,6 @@ from .infer_document import (
 from .json_tensors import content_of
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
-LARGEST = 2**63 - 1
 RESERVED_PREFIX = "triton_"
 NO_OUTPUTS: Mapping[str, bool] = {}
 
@@ -81,7 +81,7 @@ def _asked(
         raise invalid(f"unexpected additional input data for model '{model}'")
     outputs = [_output(wanted) for wanted in document.outputs]
     request = InferRequest(
-        model, version, document.id, inputs, outputs, min(settings.priority, LARGEST), min(settings.timeout_us, LARGEST),
+        model, version, document.id, inputs, outputs, broker_number(settings.priority), broker_number(settings.timeout_us),
         {**settings.custom, **forwarded} if forwarded else settings.custom,
     )  # fmt: skip
     form = {wanted.name: wanted.parameters.binary_data is True for wanted in document.outputs}
@@ -179,9 +179,9 @@ def _check_size(tensor: GivenInput) -> None:
     if tensor.datatype not in DATATYPES:
         raise invalid(f"invalid datatype for input {tensor.name}")
     count = elements(tensor.shape)
-    if count > LARGEST or max(tensor.shape, default=0) > LARGEST:
-        raise invalid(f"shape of input '{tensor.name}' causes total element count to exceed maximum size of {LARGEST}")
-    if count * ITEM_BYTES.get(tensor.datatype, 1) > LARGEST:
+    if count > MOST or max(tensor.shape, default=0) > MOST:
+        raise invalid(f"shape of input '{tensor.name}' causes total element count to exceed maximum size of {MOST}")
+    if count * ITEM_BYTES.get(tensor.datatype, 1) > MOST:
         raise invalid(f"byte size overflow for input '{tensor.name}'")
 
 
@@ -199,22 +199,9 @@ def _taken(tensor: GivenInput, size: int, binary: memoryview | None, model: str)
 
 
 def _place(region: Region) -> InRegion:
-    name, offset, byte_size = region.shared_memory_region, region.shared_memory_offset, region.shared_memory_byte_size
+    name = region.shared_memory_region
     assert name is not UNSET
-    if not name:
-        raise not_found("Unable to find shared memory region: ''")
-    if offset + byte_size > LARGEST:
-        raise _beyond(str(name), offset, byte_size)
-    return InRegion(str(name), offset, byte_size)
-
-
-def _beyond(region: str, offset: int, byte_size: int) -> CallerError:
-    if offset + byte_size < 2**64:
-        return invalid(f"Invalid offset + byte size for shared memory region: '{region}'")
-    return invalid(
-        f"Integer overflow detected: byte_size ({byte_size}) + offset ({offset}) exceeds maximum value ({2**64 - 1}) "
-        f"for region '{region}'"
-    )
+    return check_range(InRegion(str(name), region.shared_memory_offset, region.shared_memory_byte_size))
 
 
 # --- outputs ------------------------------------------------------------------------------------------------------------------
@@ -223,7 +210,7 @@ def _beyond(region: str, offset: int, byte_size: int) -> CallerError:
 def _output(wanted: WantedOutput) -> Output:
     parameters = wanted.parameters
     if parameters.shared_memory_region is UNSET:
-        return Output(wanted.name, None, 0 if parameters.classification is UNSET else min(parameters.classification, LARGEST))
+        return Output(wanted.name, None, 0 if parameters.classification is UNSET else broker_number(parameters.classification))
     if parameters.classification is not UNSET:
         raise invalid("Output can't set both 'shared_memory_region' and 'classification'")
     if parameters.binary_data is True:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from ....ipc.errors import CallerError
+from ....ipc.errors import CallerError, PenstockError
 from ..documents import version_of
 from ..parts import Parts
+from ..unknown_models import as_triton, check_model_name
 from .compression import deflated, wanted_coding
 from .exchange import Call, Response
 from .forwarding import HeaderForwarding
@@ -43,14 +45,21 @@ class HttpInference:
         forwarded = self._forwarding.parameters(call.headers)
         size = header_size(call.headers.get(LENGTH_HEADER), len(body))
         if size == 0:
-            return raw_request(body, await self._link.query("metadata", model, version), model, version, forwarded)
+            return raw_request(body, await self._metadata(model, version), model, version, forwarded)
         try:
             if size is None:
                 return asked(body, None, model, version, forwarded)
             return asked(body[:size], memoryview(body)[size:], model, version, forwarded)
         except CallerError:
-            await self._link.query("metadata", model, version)  # Triton looks for the model before it reads the request
+            await self._metadata(model, version)  # Triton looks for the model before it reads the request
             raise
+
+    async def _metadata(self, model: str, version: int) -> Any:
+        check_model_name(model)
+        try:
+            return await self._link.query("metadata", model, version)
+        except PenstockError as error:
+            raise as_triton(error, model, version) from None
 
 
 async def _compressed(response: Response, coding: str) -> Response:
