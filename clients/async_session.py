@@ -19,7 +19,7 @@ from ..ipc.errors import CallerError, PenstockError
 from ..ipc.messages import Welcome
 from .awaited import Awaited
 from .connection import Connection, used_after_fork
-from .inbox import OnRefusal
+from .inbox import OnAdjusted, OnRefusal
 from .loop_reader import Host, LoopReader
 from .pending import Lease
 from .regions import Region
@@ -31,9 +31,9 @@ class AsyncSession:
 
     def __init__(
         self, address: Address, name: str, connect_timeout_s: float, on_connect: Callable[[Welcome], None],
-        on_refusal: OnRefusal,
+        on_refusal: OnRefusal, on_adjusted: OnAdjusted | None = None,
     ) -> None:  # fmt: skip
-        self.sync = Session(address, name, connect_timeout_s, on_connect, on_refusal, self._make_reader)
+        self.sync = Session(address, name, connect_timeout_s, on_connect, on_refusal, self._make_reader, on_adjusted)
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that it was first used in
         self._reader: LoopReader | None = None  # of the latest connection
         self._attempt: asyncio.Future[Connection] | None = None  # to connect; all who need it wait for the same

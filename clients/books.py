@@ -16,7 +16,7 @@ from ..ipc.errors import PenstockError
 from ..ipc.messages import Message
 from .awaited import Awaited
 from .futures import InferFuture
-from .inbox import Inbox, OnRefusal
+from .inbox import Inbox, OnAdjusted, OnRefusal
 from .links import Link
 from .pending import Entry, Pending
 from .turns import Turns, Waiter
@@ -28,12 +28,12 @@ Announced = list[InferFuture | Awaited]
 class Books:
     """Thread-safe. `lost`, once it is set, makes the error that every later call gets."""
 
-    def __init__(self, link: Link, leader_waits: Watch, on_refusal: OnRefusal) -> None:
+    def __init__(self, link: Link, leader_waits: Watch, on_refusal: OnRefusal, on_adjusted: OnAdjusted | None = None) -> None:
         self.lost: Callable[[], PenstockError] | None = None
         self.watched = 0  # unanswered futures that somebody wants to hear of without reading
         self._lock = threading.Lock()
         self._pending = Pending()
-        self._inbox = Inbox(link, self._pending, on_refusal)
+        self._inbox = Inbox(link, self._pending, on_refusal, on_adjusted)
         self._turns = Turns()
         self._leader_waits = leader_waits
 

@@ -18,7 +18,7 @@ from ..ipc.local import LinkClosed
 from ..ipc.messages import Cancel, Goodbye, Message, Ping, Welcome
 from .books import Books
 from .futures import InferFuture
-from .inbox import OnRefusal
+from .inbox import OnAdjusted, OnRefusal
 from .leading import Leading, announce
 from .links import Link
 from .outbox import Outbox
@@ -48,13 +48,14 @@ class Connection:
     """A link that has been welcomed. Ends once; `is_lost` from then on."""
 
     def __init__(
-        self, link: Link, welcome: Welcome, address: Address, make_standby: MakeStandby, on_refusal: OnRefusal
-    ) -> None:
+        self, link: Link, welcome: Welcome, address: Address, make_standby: MakeStandby, on_refusal: OnRefusal,
+        on_adjusted: OnAdjusted | None = None,
+    ) -> None:  # fmt: skip
         self.welcome = welcome
         self.address = address
         self._link = link
         self._input = Watch(link.fileno())
-        self._books = Books(link, self._input, on_refusal)
+        self._books = Books(link, self._input, on_refusal, on_adjusted)
         self._outbox = Outbox(link)
         self._leading = Leading(self, link, self._books, self._input)
         self._standby = make_standby(self, self._leading, self._books, welcome.lease_s / 3)

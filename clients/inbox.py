@@ -9,23 +9,26 @@ from typing import Any
 
 from ..ipc.codec import BadMessage
 from ..ipc.errors import BrokerError, CallerError, Code, PenstockError, from_wire
-from ..ipc.messages import Answer, Done, Failed, Pong, Released, Result
+from ..ipc.messages import Adjusted, Answer, Done, Failed, Pong, Released, Result
 from ..ipc.regions import Mapping
 from .links import Link
 from .pending import Entry, Pending
 
 OnRefusal = Callable[[PenstockError], None]
 """Told of every error that the broker answers, before who asked is. Must take no lock: the connection's is held."""
+OnAdjusted = Callable[[Adjusted], None]
+"""Told, in order, of the settings that the broker tells its gateways. Must take no lock either."""
 
 
 class Inbox:
     """Not thread-safe: the leader of the readers uses it, with the connection's lock held."""
 
-    def __init__(self, link: Link, pending: Pending, on_refusal: OnRefusal) -> None:
+    def __init__(self, link: Link, pending: Pending, on_refusal: OnRefusal, on_adjusted: OnAdjusted | None) -> None:
         self.strays = 0  # messages that belong to nothing that is pending
         self._link = link
         self._pending = pending
         self._on_refusal = on_refusal
+        self._on_adjusted = on_adjusted  # None: this client is no gateway, and is not told
 
     def __repr__(self) -> str:
         return f"<Inbox {self.strays} strays>"
@@ -51,6 +54,8 @@ class Inbox:
                 self._settle(message.id, message, None, None, True, answered)
             elif kind is BadMessage:
                 self._take_bad(message, answered)
+            elif kind is Adjusted and self._on_adjusted is not None:
+                self._on_adjusted(message)
             elif kind is not Pong:
                 self.strays += 1
 

@@ -22,7 +22,7 @@ from ..ipc.addresses import Address
 from ..ipc.errors import BrokerError, CallerError, Code, PenstockError
 from ..ipc.messages import Message, Unregister, Welcome
 from .connection import Connection, MakeStandby, used_after_fork
-from .inbox import OnRefusal
+from .inbox import OnAdjusted, OnRefusal
 from .last_resort import LastResort
 from .links import Link, greet, open_link, register_again
 from .pending import Entry
@@ -47,11 +47,11 @@ def client_name(name: str) -> str:
 
 
 class Session:
-    """Thread-safe. `on_connect` hears of every Welcome before regions are registered again. `on_refusal`: see Inbox."""
+    """Thread-safe. `on_connect` hears of every Welcome before regions are registered again. The other two: see inbox.py."""
 
     def __init__(
         self, address: Address, name: str, connect_timeout_s: float, on_connect: Callable[[Welcome], None],
-        on_refusal: OnRefusal, make_standby: MakeStandby = LastResort,
+        on_refusal: OnRefusal, make_standby: MakeStandby = LastResort, on_adjusted: OnAdjusted | None = None,
     ) -> None:  # fmt: skip
         self.address = address
         self.name = name
@@ -59,6 +59,7 @@ class Session:
         self._connect_timeout_s = connect_timeout_s
         self._on_connect = on_connect
         self._on_refusal = on_refusal
+        self._on_adjusted = on_adjusted
         self._make_standby = make_standby
         self._connecting = threading.Lock()
         self.connection: Connection | None = None  # the latest; it may be lost
@@ -126,7 +127,7 @@ class Session:
         except BaseException:
             link.close()
             raise
-        return Connection(link, welcome, self.address, self._make_standby, self._on_refusal)
+        return Connection(link, welcome, self.address, self._make_standby, self._on_refusal, self._on_adjusted)
 
     def _register_again(self, link: Link, deadline_s: float) -> None:
         if not self.keeps_memory:

@@ -17,7 +17,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..ipc.addresses import parse_address
+from ..ipc.errors import BrokerError
 from ..ipc.processes import allow_descriptors
+from .adjustments import remove_old_traces
 from .aside import HelperThread, Then
 from .core import Core
 from .doors import Door, LocalDoor, ZmqDoor
@@ -81,6 +83,7 @@ class Broker:
         with StopSignals(self._loop, self._stop):
             try:
                 self._open_doors()
+                self._remove_old_traces()
                 self._core.start()
                 self._settle()
                 while not self._core.stopping:
@@ -122,6 +125,14 @@ class Broker:
             log.info("listening on %s", door.address)
         self.metrics = _metrics_door(self._settings, self._loop, self._core)
         self.gateways.open_ports()
+
+    def _remove_old_traces(self) -> None:
+        file = self._settings.trace.trace_file
+        try:
+            if file:
+                remove_old_traces(file)
+        except OSError as error:
+            raise BrokerError(f"old traces at {file} cannot be removed: {error.strerror}") from error
 
     def _turn(self, until_ns: int | None) -> None:
         """One round of the loop; waits at most until `until_ns`."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..ipc.errors import BrokerError, PenstockError
 from ..ipc.messages import BatchDone, Loaded, LoadFailed, Ready, RegionMapped, RegionUnmapped
+from .adjustments import Adjustments
 from .cached_answers import CachedAnswers
 from .delivery import Delivery
 from .device_regions import DeviceRegions
@@ -59,6 +60,7 @@ class Core:
         self.loads = Loads(settings, host, self.models, self.fleet, self._switched)
         self.fleet.report_to(self.loads)
         self.surveys = Surveys(settings, host, self.models, self.loads, clock)
+        self.adjustments = Adjustments(self)
         self.reception = Reception(self)
         self.device_regions = DeviceRegions(self.regions, self.fleet.instances, self.fleet.unflushed, self.reception.send)
         self._flushing = Flushing(self.fleet, self.reception, settings.max_reply_backlog_bytes)
@@ -98,6 +100,7 @@ class Core:
         self.reception.check_invariants()
         self.device_regions.check_invariants()
         self.traces.check_invariants()
+        self.adjustments.check_invariants()
         self.cache.check_invariants()
         self.gateways.check_invariants()
         named = {region.number for session in self.reception.sessions.values() for region in session.regions}

@@ -38,6 +38,7 @@ class Queries:
             "trace": self._trace,
             "trace_stop": self._trace_stop,
             "gateway": self._gateway,
+            "trace_claim": self._trace_claim,
             "stop": self._stop,
         }
 
@@ -200,11 +201,17 @@ class Queries:
         return self._core.traces.stop(session)
 
     def _gateway(self, session: Session, _query: Query) -> dict[str, Any]:
-        """The asking session is a gateway's, and serves from now on."""
+        """The asking session is a gateway's, and serves from now on. It is told of the settings that all gateways share."""
         require_owner(session, "be a gateway of this broker")
         session.is_gateway = True
         self._core.gateways.serves(session)
+        self._core.adjustments.tell(session)
         return {}
+
+    def _trace_claim(self, session: Session, query: Query) -> dict[str, int] | None:
+        """A gateway is to write the trace of a request that it has sampled: under which id, into which file; nil: it is not."""
+        claim = self._core.adjustments.claim(session, query.model)
+        return None if claim is None else claim._asdict()
 
     def _stop(self, session: Session, _query: Query) -> dict[str, Any]:
         require_owner(session, "stop this broker")

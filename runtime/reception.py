@@ -13,6 +13,7 @@ from ..ipc.codec import BadMessage
 from ..ipc.errors import BrokerError, CallerError, Code, MachineError, PenstockError, invalid
 from ..ipc.messages import (
     PROTOCOL,
+    Adjust,
     Answer,
     Cancel,
     Failed,
@@ -67,6 +68,7 @@ class Reception:
             Query: self._query,
             Load: self._load,
             Unload: self._unload,
+            Adjust: core.adjustments.adjust,
             Ping: self._ping,
             Hello: self._hello,
             Goodbye: self._goodbye,

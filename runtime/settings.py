@@ -11,6 +11,8 @@ from msgspec import Struct, field
 
 from ..ipc.codec import MAX_FRAME_BYTES
 from ..ipc.errors import invalid
+from ..ipc.log_lines import LogSettings
+from ..ipc.trace_settings import TraceSettings
 from .host_policies import HostPolicy
 from .scheduling.limits import ResourceLimit
 from .scheduling.policy import MAX_LANES
@@ -87,11 +89,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     cache_size_bytes: int = 64 * 1024 * 1024  # of responses, for models that enable the cache; 0: there is none
     cache_max_request_bytes: int = 1024 * 1024  # a request with more input, or more output, passes the cache by
     host_policies: dict[str, HostPolicy] = {}  # by name, see --host-policy
+    log: LogSettings = LogSettings()  # of the broker and its gateways; clients of these may change them
+    trace: TraceSettings = TraceSettings()  # what gateways write traces of; as above
     cores: int = field(default_factory=_available_cores)  # shared out among the instances of a model
 
     def __post_init__(self) -> None:
         if not self.addresses:
             raise invalid("a broker needs at least one address to listen on")
+        self.trace.check()
         for name in (
             "max_in_flight", "max_queued_per_principal", "max_frame_bytes", "max_reply_backlog_bytes", "cores", "lanes",
         ):  # fmt: skip

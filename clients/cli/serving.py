@@ -151,6 +151,12 @@ _OPTIONS = (
         "cache_size_bytes", 0, "Memory for responses of models whose configuration enables response_cache; 0: none is kept."
     ),
     _setting("cache_max_request_bytes", 0, "A request with more input, or more output, passes the response cache by."),
+    click.option(
+        "--trace-file",
+        metavar="FILE",
+        default="",
+        help="Where gateways write what clients have traced by Triton's trace extension; without it they can trace nothing.",
+    ),
     click.option("--strict", is_flag=True, help="Stop with exit code 3 when some model cannot be loaded."),
     click.option("--log-level", type=click.Choice(LEVELS), default="info", help="Which lines go to standard error."),
     click.option("--parent", type=int, hidden=True, allow_from_autoenv=False, help="Die with this process, which started us."),
@@ -167,6 +173,8 @@ def run_broker(*, log_level: str, as_json: bool, parent: int | None, spawn_worke
     if parent is not None:
         die_with_parent(parent)
     log_to_stderr(log_level)
+    from ...ipc.log_lines import LogSettings
+    from ...ipc.trace_settings import TraceSettings
     from ...runtime.broker import Broker
     from ...runtime.host_policies import read_host_policies
     from ...runtime.scheduling.limits import parse_limit
@@ -178,6 +186,8 @@ def run_broker(*, log_level: str, as_json: bool, parent: int | None, spawn_worke
         settings = Settings(
             addresses=tuple(addresses),
             spawn_workers=spawn_workers,
+            log=LogSettings.from_level(log_level),
+            trace=TraceSettings(trace_file=options.pop("trace_file")),
             gpu_fallback=options.pop("fallback") == "cpu",
             mps=MpsMode(options.pop("mps")),
             control_mode=ControlMode(options.pop("control_mode")),

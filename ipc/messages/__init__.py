@@ -14,6 +14,7 @@ Between broker and worker, names are replaced by positions: tensors are in the o
 
 from .base import FEW, PROTOCOL, Message, Name, Row, Shape, Unsigned
 from .from_client import (
+    Adjust,
     Cancel,
     FromClient,
     Goodbye,
@@ -40,7 +41,20 @@ from .from_worker import (
     RegionUnmapped,
     Signature,
 )
-from .to_client import Answer, Copied, Done, Explanation, Failed, OutputTensor, Pong, Released, Result, ToClient, Welcome
+from .to_client import (
+    Adjusted,
+    Answer,
+    Copied,
+    Done,
+    Explanation,
+    Failed,
+    OutputTensor,
+    Pong,
+    Released,
+    Result,
+    ToClient,
+    Welcome,
+)
 from .to_worker import (
     GRAPH_LEVEL,
     Accelerator,
@@ -65,11 +79,11 @@ from .to_worker import (
 )
 
 __all__ = [
-    "FEW", "GRAPH_LEVEL", "PROTOCOL", "Accelerator", "Answer", "Batch", "BatchDone", "BatchInput", "Cancel", "Copied",
-    "Done", "Explanation", "Failed", "FromClient", "FromWorker", "Goodbye", "Gpu", "GraphSpec", "Hello", "Infer",
-    "InputSlice", "InputTensor", "ItemOutput", "ItemResult", "Load", "LoadFailed", "LoadModel", "Loaded", "MapRegion",
-    "Message", "ModelSpec", "Name", "Optimization", "OutputPlace", "OutputSlice", "OutputTensor", "Ping", "Placement",
-    "Pong", "Query", "Ready", "RegionMapped", "RegionUnmapped", "Register", "Released", "Result", "Row", "Shape",
-    "Signature", "Start", "Stop", "TensorSpec", "ToClient", "ToWorker", "Unload", "UnmapRegion", "Unregister", "Unsigned",
-    "WarmupInput", "WarmupSample", "Welcome",
+    "FEW", "GRAPH_LEVEL", "PROTOCOL", "Accelerator", "Adjust", "Adjusted", "Answer", "Batch", "BatchDone", "BatchInput",
+    "Cancel", "Copied", "Done", "Explanation", "Failed", "FromClient", "FromWorker", "Goodbye", "Gpu", "GraphSpec",
+    "Hello", "Infer", "InputSlice", "InputTensor", "ItemOutput", "ItemResult", "Load", "LoadFailed", "LoadModel",
+    "Loaded", "MapRegion", "Message", "ModelSpec", "Name", "Optimization", "OutputPlace", "OutputSlice", "OutputTensor",
+    "Ping", "Placement", "Pong", "Query", "Ready", "RegionMapped", "RegionUnmapped", "Register", "Released", "Result",
+    "Row", "Shape", "Signature", "Start", "Stop", "TensorSpec", "ToClient", "ToWorker", "Unload", "UnmapRegion",
+    "Unregister", "Unsigned", "WarmupInput", "WarmupSample", "Welcome",
 ]  # fmt: skip

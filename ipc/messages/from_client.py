@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct
 
@@ -145,6 +145,20 @@ class Unload(Message, frozen=True):
     unload_dependents: bool = False  # Triton's, for ensembles: no model depends on another in this release
 
 
+class Adjust(Message, frozen=True):
+    """Changes settings that the broker and all its gateways share; answered by Answer: what holds then.
+
+    log: the settings of Triton's logging extension. trace: those of its trace extension, for `model` or (empty) for all models
+    that have none of their own. `values`: name -> value, as they are in an Adjusted; nil clears a trace setting. Without any
+    nothing is changed. For the broker's own user only.
+    """
+
+    id: Unsigned
+    what: Literal["log", "trace"]
+    model: Name = ""
+    values: Annotated[dict[str, Any], Meta(max_length=FEW)] = {}
+
+
 class Ping(Message, frozen=True):
     """Keeps the lease of a tcp:// session; answered by Pong."""
 
@@ -153,4 +167,4 @@ class Goodbye(Message, frozen=True):
     """The client closes: everything it held is given back at once."""
 
 
-FromClient = Infer | Cancel | Register | Unregister | Query | Load | Unload | Ping | Hello | Goodbye
+FromClient = Infer | Cancel | Register | Unregister | Query | Load | Unload | Adjust | Ping | Hello | Goodbye

@@ -29,7 +29,7 @@ class Done(Message, frozen=True):
 
 
 class Answer(Message, frozen=True):
-    """Answers Query."""
+    """Answers Query and Adjust."""
 
     id: int
     value: Any
@@ -100,8 +100,19 @@ class Released(Message, frozen=True):
     id: int
 
 
+class Adjusted(Message, frozen=True):
+    """Tells a gateway, unasked, of the settings that all gateways share: first before its query `gateway` is answered.
+
+    `log` and the values of `trace` are maps with Triton's names. `trace` is by model; the empty name is for all that have no
+    settings of their own. `trace_level` is empty where it is OFF, and `trace_count` is what is left of it.
+    """
+
+    log: dict[str, Any]
+    trace: dict[str, dict[str, Any]]
+
+
 class Pong(Message, frozen=True):
     """Answers Ping."""
 
 
-ToClient = Result | Failed | Released | Done | Answer | Welcome | Pong
+ToClient = Result | Failed | Released | Done | Answer | Welcome | Adjusted | Pong

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 
 from ...ipc.codec import encode
 from ...ipc.errors import PenstockError, not_found
-from ...ipc.messages import Infer, InputTensor, OutputPlace
+from ...ipc.messages import Explanation, Infer, InputTensor, OutputPlace
 from ...ipc.messages import OutputTensor as Answered
 from .callers import Caller
 from .link import BrokerLink
@@ -50,10 +52,12 @@ class Inference:
                 return Infer(
                     number, request.model, inputs, outputs, request.version, principal=caller.principal,
                     priority=request.priority, timeout_us=request.timeout_us, on_behalf=on_behalf,
+                    explain=request.explain,
                 )  # fmt: skip
 
+            sent_ns = time.monotonic_ns() if request.explain else 0
             entry = await self._link.infer(make, lease)
-            return _answer(request, entry.message, entry.brought)
+            return _answer(request, entry.message, entry.brought, sent_ns)
         finally:
             lease.release()
 
@@ -96,7 +100,7 @@ def _place(output: Output) -> OutputPlace:
     return OutputPlace(output.name, *check_range(output.place), classification=output.classification, shared=True)
 
 
-def _answer(request: InferRequest, message: object, brought: object) -> InferAnswer:
+def _answer(request: InferRequest, message: object, brought: object, sent_ns: int) -> InferAnswer:
     content = memoryview(brought) if brought is not None else memoryview(b"")  # type: ignore[arg-type]
     outputs = [
         OutputTensor(
@@ -105,4 +109,5 @@ def _answer(request: InferRequest, message: object, brought: object) -> InferAns
         )
         for found in _outputs_decoder.decode(message.outputs)  # type: ignore[attr-defined]
     ]  # fmt: skip
-    return InferAnswer(request.model, message.version, request.id, outputs)  # type: ignore[attr-defined]
+    explain: Explanation | None = message.explain  # type: ignore[attr-defined]
+    return InferAnswer(request.model, message.version, request.id, outputs, explain, sent_ns)  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from ...clients.awaited import Awaited
 from ...clients.session import CONTROL_TIMEOUT_S
 from ...ipc.addresses import parse_address
 from ...ipc.errors import PenstockError
-from ...ipc.messages import Infer, Message, Query, Welcome
+from ...ipc.messages import Adjusted, Infer, Message, Query, Welcome
 from .in_flight import InFlight
 from .memory import InlineMemory, Leased
 
@@ -26,16 +26,21 @@ class BrokerLink:
     """Belongs to one event loop. Connects again by itself; what is in flight then ends with an error."""
 
     def __init__(self, address: str, inline_memory_bytes: int) -> None:
-        self.session = AsyncSession(parse_address(address), "penstock gateway", CONNECTS_WITHIN_S, self._met, _no_matter)
+        self.session = AsyncSession(
+            parse_address(address), "penstock gateway", CONNECTS_WITHIN_S, self._met, _no_matter, self._adjusted
+        )
         self.memory = InlineMemory(self.session, inline_memory_bytes)
         self.in_flight = InFlight()
         self._loop: asyncio.AbstractEventLoop | None = None  # where it has said that it serves
         self._saying: asyncio.Task[None] | None = None
+        #: who hears of the settings that all gateways share
+        self._listeners: list[Callable[[Adjusted], None]] = []
 
     def __repr__(self) -> str:
         return f"<BrokerLink {self.session!r}, {self.memory!r}>"
 
     def _met(self, welcome: Welcome) -> None:
+        """In the thread that connects."""
         self.memory.broker.meet(welcome.broker, keeps_memory=True)
         if self._loop is not None:  # this is another thread
             self._loop.call_soon_threadsafe(self._say_again)
@@ -48,6 +53,15 @@ class BrokerLink:
             await self.query("gateway")
         except PenstockError as error:
             log.warning("connected again, and lost: %s", error.message)
+
+    def _adjusted(self, message: Adjusted) -> None:
+        """The connection's lock is held: who listens hears of it right after."""
+        for listener in self._listeners:
+            asyncio.get_running_loop().call_soon(listener, message)
+
+    def listen(self, listener: Callable[[Adjusted], None]) -> None:
+        """Tells `listener` of the settings that all gateways share: when this one begins to serve, and when they change."""
+        self._listeners.append(listener)
 
     async def connect(self) -> None:
         """Connects now. Raises BrokerError when there is no broker."""

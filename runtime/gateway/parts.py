@@ -11,6 +11,8 @@ from .link import BrokerLink
 from .repository import Repository
 from .settings import GatewaySettings
 from .shared_memory import SharedMemory
+from .shared_settings import SharedSettings
+from .tracing import TracedInference, Tracing
 
 
 class Parts(NamedTuple):
@@ -18,15 +20,19 @@ class Parts(NamedTuple):
 
     settings: GatewaySettings
     link: BrokerLink
-    inference: Inference
+    inference: TracedInference
     documents: Documents
     repository: Repository
     shared_memory: SharedMemory
+    shared_settings: SharedSettings
+    tracing: Tracing
 
     @classmethod
     def of(cls, settings: GatewaySettings) -> Parts:
         """Those of a gateway with these settings."""
         link = BrokerLink(settings.address, settings.inline_memory_bytes)
+        tracing = Tracing(link)
         return cls(
-            settings, link, Inference(link), Documents(link, settings), Repository(link, settings), SharedMemory(link, settings)
-        )
+            settings, link, TracedInference(Inference(link), tracing), Documents(link, settings), Repository(link, settings),
+            SharedMemory(link, settings), SharedSettings(link, tracing), tracing,
+        )  # fmt: skip

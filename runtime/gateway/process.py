@@ -50,8 +50,9 @@ async def serve(settings: GatewaySettings, say: Callable[[str], None], stopping_
     async with contextlib.AsyncExitStack() as held:
         held.push_async_callback(parts.link.close)
         await parts.link.connect()
+        held.push_async_callback(parts.tracing.close)
         if settings.http_port >= 0 or settings.http_fd >= 0:
-            http = HttpServer(make_routes(parts).answer, settings.http_max_input_size)
+            http = HttpServer(make_routes(parts).answer, settings.http_max_input_size, parts.tracing)
             sock = _listening(settings)
             addresses.append("http://{}:{}".format(*sock.getsockname()[:2]))
             await http.start(sock)

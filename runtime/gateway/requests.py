@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...ipc.errors import invalid, not_found
+from ...ipc.messages import Explanation
 
 Bytes = bytes | bytearray | memoryview
 """Content of a tensor: its elements as KServe's binary tensor data lays them out."""
@@ -53,6 +54,7 @@ class InferRequest(NamedTuple):
     priority: int = 0
     timeout_us: int = 0
     parameters: Mapping[str, Any] = {}  # custom ones, and forwarded headers: no backend of this release takes any
+    explain: bool = False  # how it was served is to be answered too
 
 
 def unsigned(value: int) -> int:
@@ -88,6 +90,8 @@ class InferAnswer(NamedTuple):
     version: int
     id: str
     outputs: Sequence[OutputTensor]
+    explain: Explanation | None = None
+    sent_ns: int = 0  # with `explain`: when the request went to the broker, CLOCK_MONOTONIC
 
 
 def check_range(place: InRegion) -> InRegion:

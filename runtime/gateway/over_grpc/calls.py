@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -11,7 +13,10 @@ from urllib.parse import unquote
 from ....ipc.errors import Code, PenstockError
 from ....ipc.local_sockets import Address
 from ..callers import Caller
+from ..tracing import Passage, Tracing
 from .schema import StatusCode
+
+log = logging.getLogger("penstock.gateway")
 
 T = TypeVar("T")
 
@@ -28,13 +33,33 @@ def answered(method: Callable[[Any, Any, Caller], Awaitable[T]]) -> Callable[[An
 
     @functools.wraps(method)
     async def called(self: Any, request: Any, context: Any) -> T:
+        log.debug("gRPC request: %s", method.__name__)
         try:
-            return await method(self, request, caller_of(context, self.port))
+            answering = method(self, request, caller_of(context, self.port))
+            return await (_traced(self.tracing, answering, context) if self.tracing.on else answering)
         except PenstockError as error:
             await context.abort(STATUS[error.code], error.message)
             raise
+        except asyncio.CancelledError:
+            log.debug("Cancellation notification received for %s", method.__name__)
+            raise
 
     return called
+
+
+async def _traced(tracing: Tracing, answering: Awaitable[T], context: Any) -> T:
+    """Lets a call be answered whose request may be sampled. The library says when the call is over, not when it began."""
+    passage = Passage("GRPC")
+
+    def over(_context: Any) -> None:
+        passage.sent()
+        tracing.done(passage)
+
+    context.add_done_callback(over)
+    with tracing.follow(passage):
+        answer = await answering
+    passage.answers()
+    return answer
 
 
 def caller_of(context: Any, port: int) -> Caller:

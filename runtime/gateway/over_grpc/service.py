@@ -7,7 +7,7 @@ from typing import Any
 
 from ..callers import Caller
 from ..parts import Parts
-from . import documents, inference, repository, shared_memory
+from . import documents, inference, repository, shared_memory, shared_settings
 from .calls import answered
 from .schema import pb, service
 
@@ -17,6 +17,7 @@ class InferenceService(service.GRPCInferenceServiceServicer):  # type: ignore[mi
 
     def __init__(self, parts: Parts, port: int) -> None:
         self.port = port
+        self.tracing = parts.tracing
         self._parts = parts
 
     @answered
@@ -90,3 +91,12 @@ class InferenceService(service.GRPCInferenceServiceServicer):  # type: ignore[mi
     async def CudaSharedMemoryUnregister(self, request: Any, caller: Caller) -> Any:  # noqa: N802
         await self._parts.shared_memory.unregister(caller, "cuda", request.name)
         return pb.CudaSharedMemoryUnregisterResponse()
+
+    @answered
+    async def TraceSetting(self, request: Any, _caller: Caller) -> Any:  # noqa: N802
+        changes = shared_settings.trace_changes(request)
+        return shared_settings.trace_response(await self._parts.shared_settings.trace(request.model_name, changes))
+
+    @answered
+    async def LogSettings(self, request: Any, _caller: Caller) -> Any:  # noqa: N802
+        return shared_settings.log_response(await self._parts.shared_settings.log(shared_settings.log_values(request)))

@@ -15,6 +15,7 @@ from ....ipc.errors import PenstockError
 from ....ipc.local_sockets import Address
 from ..callers import Caller
 from ..lacking import lacking
+from ..tracing import Passage, Tracing
 from .bodies import UNSUPPORTED_CODING, coding_of, is_known, plain, too_large
 from .exchange import Call, Response, of_error, of_message
 
@@ -23,9 +24,9 @@ try:
 except ImportError as error:
     raise lacking(error) from error
 
-Answer = Callable[[Call], Awaitable[Response]]
-
 log = logging.getLogger("penstock.gateway")
+
+Answer = Callable[[Call], Awaitable[Response]]
 
 READ_BYTES = 1 << 20
 """Bytes of a body that are taken in before its reader has to run."""
@@ -38,8 +39,9 @@ LONG_BYTES = 256 * 1024
 class HttpServer:
     """Serves on a socket that listens already."""
 
-    def __init__(self, answer: Answer, max_body_bytes: int) -> None:
+    def __init__(self, answer: Answer, max_body_bytes: int, tracing: Tracing) -> None:
         self._answer = answer
+        self._tracing = tracing
         self._max_body_bytes = max_body_bytes
         server = _Server(
             self._handle, access_log=None, handler_cancellation=True, auto_decompress=False, read_bufsize=READ_BYTES, logger=log
@@ -65,6 +67,27 @@ class HttpServer:
         await self._runner.cleanup()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        log.debug("HTTP request: %s %s", request.method, request.path)
+        try:
+            return await (self._traced(request) if self._tracing.on else self._respond(request, None))
+        except asyncio.CancelledError:
+            log.debug("Cancellation notification received for %s %s", request.method, request.path)
+            raise
+
+    async def _traced(self, request: web.BaseRequest) -> web.StreamResponse:
+        passage = Passage("HTTP")
+        try:
+            with self._tracing.follow(passage):
+                response = await self._respond(request, passage)
+            if passage.trace is not None:  # aiohttp sends it when this returns, and does not say when it has
+                await response.prepare(request)
+                await response.write_eof()
+                passage.sent()
+            return response
+        finally:
+            self._tracing.done(passage)
+
+    async def _respond(self, request: web.BaseRequest, passage: Passage | None) -> web.StreamResponse:
         body = b""
         if request.method == "POST":
             if not is_known(coding_of(request.headers)):
@@ -76,7 +99,12 @@ class HttpServer:
         connection = request.protocol
         assert isinstance(connection, _Connection)
         call = Call(request.method, request.rel_url.raw_path, request.headers, body, connection.caller)
-        return await _sent(request, await self._answer(call))
+        if passage is None:
+            return await _sent(request, await self._answer(call))
+        passage.received()
+        response = await self._answer(call)
+        passage.answers()
+        return await _sent(request, response)
 
     async def _read(self, request: web.BaseRequest) -> bytes:
         limit = self._max_body_bytes

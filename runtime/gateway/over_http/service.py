@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from ..parts import Parts
-from . import documents, inference, repository, shared_memory
+from . import documents, inference, repository, shared_memory, shared_settings
 from .restrictions import restrictions_of
 from .routes import Routes
 
@@ -19,4 +19,5 @@ def make_routes(parts: Parts) -> Routes:
     documents.add_routes(routes, parts, MODEL)
     repository.add_routes(routes, parts)
     shared_memory.add_routes(routes, parts)
+    shared_settings.add_routes(routes, parts)
     return routes

@@ -619,7 +619,7 @@ def test_log_lines_carry_utc_level_and_name(capsys: pytest.CaptureFixture[str]) 
 
     log_to_stderr("info")
     record = logging.makeLogRecord(
-        {"created": 0.123, "msecs": 123.0, "levelname": "INFO", "name": "penstock.fleet", "msg": "ok"}
+        {"created": 0.123, "msecs": 123.0, "levelname": "INFO", "levelno": 20, "name": "penstock.fleet", "msg": "ok"}
     )
     logging.getLogger("penstock").handlers[-1].handle(record)
     assert capsys.readouterr().err == "1970-01-01T00:00:00.123Z INFO penstock.fleet: ok\n"
