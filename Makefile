@@ -15,6 +15,7 @@ SOURCES := $(shell find $(FOLDERS) -not -path '*/__pycache__*' -not -name '* *')
 DEPENDENCIES := $(VENV)/.dependencies-installed
 INSTALLED := $(VENV)/.project-installed
 TORCH := $(VENV)/.torch-installed
+ANALYZER := bench/cache/peers/analyzer/started
 
 .PHONY: help demo test check docs bench peers gpu-check mutants clean
 help:
@@ -31,7 +32,7 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/penstock demo
 
-test: $(INSTALLED) $(TORCH)
+test: $(INSTALLED) $(TORCH) $(ANALYZER)
 	$(BIN)/python -m pytest
 
 check: $(INSTALLED)
@@ -58,7 +59,7 @@ peers: $(INSTALLED)
 gpu-check:
 	@"$(if $(filter file,$(origin PYTHON)),python3,$(PYTHON))" bench/gpu_check.py $(if $(WHEELS),--wheels "$(WHEELS)") $(if $(RESULTS),--results "$(RESULTS)")
 
-mutants: $(INSTALLED) $(TORCH)
+mutants: $(INSTALLED) $(TORCH) $(ANALYZER)
 	$(BIN)/python tests/mutants/run.py
 
 clean:
@@ -83,6 +84,11 @@ $(TORCH): $(DEPENDENCIES) .ci/torch-requirement
 	@requirement=$$(.ci/torch-requirement $(BIN)/python); echo "installing $$requirement for the tests"; \
 	if $(PIP) install "$$requirement" "torch>=2.4"; then touch $@; \
 	else echo "torch cannot be installed: the tests that need it will be skipped"; fi
+
+# NVIDIA's load generator, for the tests that let it loose on the gateway; in an environment of its own. Where it cannot be had,
+# they are skipped and say so, and the next `make test` tries again.
+$(ANALYZER): $(DEPENDENCIES) bench/peers/analyzer.py
+	@$(BIN)/python bench/peers/analyzer.py || echo "the tests that need perf_analyzer will be skipped"
 
 $(INSTALLED): $(DEPENDENCIES) $(SOURCES)
 	@rm -rf build

@@ -20,17 +20,10 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from peers.environments import (
-    ANALYZER,
-    AnalyzerFiles,
-    TritonFiles,
-    UnavailableError,
-    analyzer_environment,
-    mosec_environment,
-    server_environment,
-)
+from peers.analyzer import ANALYZER, AnalyzerFiles, analyzer_environment
+from peers.environments import TritonFiles, UnavailableError, mosec_environment, server_environment
 from peers.repositories import FLOATS, MODELS, row
-from peers.servers import CACHED_LOGS, mosec, mosec_scores, triton, triton_scores
+from peers.servers import CACHED_LOGS, mosec, mosec_scores, penstock, triton, triton_scores
 
 EXPECTED = [float(number) for number in range(FLOATS)]
 ATTEMPT_S = 60.0
@@ -50,14 +43,10 @@ def build_triton() -> str:
 
 
 def build_analyzer() -> str:
-    """Its libraries come from Triton's wheel, and it is tried on that server."""
-    environment, server = analyzer_environment(), server_environment()
-    environment.build(print)
-    server.build(print)
-    files, triton_files = AnalyzerFiles(environment), TritonFiles(server)
-    triton_files.complete()
-    files.complete(triton_files)
-    with triton(CACHED_LOGS / "build") as served:
+    """It is tried on Penstock's gateway."""
+    files = AnalyzerFiles(analyzer_environment())
+    files.build(print)
+    with penstock(CACHED_LOGS / "build") as served:
         command = [str(files.program), "-m", "identity", "-u", served.addresses["http"], "--request-count", "50"]
         said = subprocess.run(
             [*command, "--shared-memory", "system"],

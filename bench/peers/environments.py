@@ -2,8 +2,7 @@
 """The virtual environments of the peers, in a folder that git ignores: what is in each, and how it is made.
 
 Nothing of them comes into the environment of the project, and nothing of the system is changed: the tritonserver and its Python
-backend are those of the wheel of nvidia-pytriton, perf_analyzer is that of tritonclient's wheel for Linux, and the two
-libraries that perf_analyzer lacks (libb64, libcudart) are linked from the former.
+backend are those of the wheel of nvidia-pytriton. analyzer.py has perf_analyzer's.
 """
 
 from __future__ import annotations
@@ -20,10 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[1] / "cache" / "peers"
-PYTRITON, ANALYZER, MOSEC = "nvidia-pytriton==0.7.0", "tritonclient==2.50.0", "mosec==0.9.8"
+PYTRITON, MOSEC = "nvidia-pytriton==0.7.0", "mosec==0.9.8"
 INSTALL_S = 900.0
-LINKED_LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
-"""The name that perf_analyzer asks for -> the library of pytriton's wheel, whose name carries a hash."""
 
 Say = Callable[[str], None]
 
@@ -77,7 +74,7 @@ class Environment:
             return
         say(f"{self.name}: installing {wanted}")
         for command in self.commands():
-            _run(command)
+            run(command)
         self.stamp.touch()
 
 
@@ -88,11 +85,6 @@ def server_environment(cache: Path = CACHE) -> Environment:
     what an array of 1.x looks like. There is none for Python 3.13.
     """
     return Environment("server", ("numpy<2", f"onnxruntime=={version('onnxruntime')}"), (PYTRITON,), cache)
-
-
-def analyzer_environment(cache: Path = CACHE) -> Environment:
-    """perf_analyzer, which is a program by itself: nothing of Python is used."""
-    return Environment("analyzer", bare=(ANALYZER,), cache=cache)
 
 
 def mosec_environment(cache: Path = CACHE) -> Environment:
@@ -152,39 +144,10 @@ class TritonFiles:
         }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class AnalyzerFiles:
-    """perf_analyzer and the folder of the two libraries that it lacks."""
-
-    environment: Environment
-
-    @property
-    def program(self) -> Path:
-        return self.environment.folder / "bin" / "perf_analyzer"
-
-    @property
-    def libraries(self) -> Path:
-        return self.environment.folder / "linked"
-
-    def complete(self, triton: TritonFiles) -> None:
-        """Links the libraries under the names that are asked for. Raises UnavailableError."""
-        self.libraries.mkdir(exist_ok=True)
-        for name, pattern in LINKED_LIBRARIES.items():
-            found = sorted(triton.libraries.glob(pattern))
-            if not found:
-                raise UnavailableError(f"perf_analyzer needs {name}, and {triton.libraries} has no {pattern}")
-            link = self.libraries / name
-            link.unlink(missing_ok=True)
-            link.symlink_to(found[0])
-
-    def variables(self) -> dict[str, str]:
-        return {**os.environ, "LD_LIBRARY_PATH": str(self.libraries)}
-
-
-def _run(command: Sequence[str]) -> None:
-    """Raises UnavailableError with the last lines that the command said."""
+def run(command: Sequence[str], folder: Path | None = None) -> None:
+    """Runs it in a folder. Raises UnavailableError with the last lines that the command said."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UnavailableError(str(error)) from None
     if done.returncode:

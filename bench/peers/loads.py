@@ -16,7 +16,7 @@ from pathlib import Path
 
 from measurement import Row
 
-from .environments import AnalyzerFiles, analyzer_environment
+from .analyzer import AnalyzerFiles, analyzer_environment
 from .processes import CommandError, Usage, loaded
 from .servers import Served
 

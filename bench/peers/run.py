@@ -30,7 +30,8 @@ if __name__ == "__main__":
 
 from measurement import Row, alternate, machine, median_row
 
-from peers.environments import ANALYZER, AnalyzerFiles, UnavailableError, analyzer_environment
+from peers.analyzer import ANALYZER, AnalyzerFiles, analyzer_environment
+from peers.environments import UnavailableError
 from peers.loads import MOST_ROWS, Point, Side
 from peers.processes import CommandError, cores_used
 from peers.repositories import MODELS
@@ -94,7 +95,7 @@ class Comparison:
         return {name: round(100 * cores_used(before[name], each.cpu_ns(), elapsed), 2) for name, each in self.servers.items()}
 
     def sides(self) -> list[Side]:
-        has_analyzer = AnalyzerFiles(analyzer_environment()).libraries.is_dir()
+        has_analyzer = AnalyzerFiles(analyzer_environment()).started.exists()
         if not has_analyzer:
             self._leave_out("perf_analyzer is not built: run bench/peers/build.py")
         if "penstock" in self.servers and not has_gateway():

@@ -27,9 +27,10 @@ Server Compute Infer,Server Compute Output,Client Recv,p50 latency,p90 latency,p
 def peers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The modules of bench/peers, which is no package that is installed."""
     monkeypatch.syspath_prepend(str(BENCH))
-    from peers import environments, loads, processes, repositories, run, servers, table
+    from peers import analyzer, environments, loads, processes, repositories, run, servers, table
 
     yield SimpleNamespace(
+        analyzer=analyzer,
         environments=environments,
         loads=loads,
         processes=processes,
@@ -213,7 +214,7 @@ def unpacked(peers: Any, cache: Path) -> Any:
         files.root / "python_backend_stubs" / python / files.stub.name,
         files.backends / "python" / "lib.so",
     )
-    for path in (*names, files.libraries / "libb64-98cb.so.0d", files.libraries / "libcudart-0952.so.12.6.77"):
+    for path in (*names, files.libraries / "libb64-98cb.so.0d"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(path.name.encode())
         path.chmod(0o644)
@@ -231,17 +232,69 @@ def test_the_stub_comes_beside_its_backend_and_finds_the_packages_through_path(p
     assert not {"PYTHONPATH", "PYTHONHOME"} & variables.keys()
 
 
-def test_perf_analyzer_finds_its_libraries_in_tritons_wheel(peers: Any, tmp_path: Path) -> None:
-    triton = unpacked(peers, tmp_path)
-    files = peers.environments.AnalyzerFiles(peers.environments.analyzer_environment(tmp_path))
-    files.environment.folder.mkdir()
-    for _ in range(2):  # again, and they are replaced
-        files.complete(triton)
-    linked = {path.name: path.resolve().name for path in files.libraries.iterdir()}
-    assert linked == {"libb64.so.0d": "libb64-98cb.so.0d", "libcudart.so.12": "libcudart-0952.so.12.6.77"}
-    (triton.libraries / "libb64-98cb.so.0d").unlink()
-    with pytest.raises(peers.environments.UnavailableError, match=r"needs libb64\.so\.0d"):
-        files.complete(triton)
+@pytest.fixture
+def analyzer(peers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """perf_analyzer as its wheels unpack it: it starts where its loader finds both libraries, and libb64 is not among them."""
+
+    def lacks(files: Any) -> str:
+        missing = [name for name in ("libcudart.so.12", "libb64.so.0d") if not (files.libraries / name).is_file()]
+        return f"error while loading shared libraries: {missing[0]}" if missing else ""
+
+    monkeypatch.setattr(peers.analyzer.AnalyzerFiles, "_lacks", lacks)
+    environment = peers.analyzer.analyzer_environment(tmp_path)
+    library = environment.packages / "nvidia" / "cuda_runtime" / "lib" / "libcudart.so.12"
+    library.parent.mkdir(parents=True)
+    library.write_text("libcudart")
+    environment.stamp.touch()
+    return peers.analyzer.AnalyzerFiles(environment)
+
+
+def test_perf_analyzer_has_libb64_of_tritons_wheel_where_that_is_built(peers: Any, tmp_path: Path, analyzer: Any) -> None:
+    unpacked(peers, tmp_path)
+    analyzer.build(lambda _: None)
+    found = {path.name: path.read_text() for path in analyzer.libraries.iterdir()}
+    assert found == {"libb64.so.0d": "libb64-98cb.so.0d", "libcudart.so.12": "libcudart"}
+    assert analyzer.started.exists()
+
+
+def test_perf_analyzer_has_libb64_of_debians_package_elsewhere(
+    peers: Any, monkeypatch: pytest.MonkeyPatch, analyzer: Any
+) -> None:
+    # Given an apt-get whose lists of packages were never fetched into their place, and are fetched into the folder
+    asked: list[str] = []
+
+    def run(command: list[str], folder: Path | None = None) -> None:
+        asked.append(command[-2] if command[0] == "dpkg-deb" else " ".join(word for word in command[1:] if word.isalpha()))
+        if command[0] == "dpkg-deb":
+            library = Path(command[-1], "usr", "lib", "libb64.so.0d")
+            library.parent.mkdir(parents=True)
+            library.write_text("Debian's")
+        elif asked.count("download") == 1 and "update" not in asked:
+            raise peers.environments.UnavailableError("E: No packages found")
+        elif "download" in command:
+            assert folder is not None
+            (folder / "libb64-0d_1.2_amd64.deb").touch()
+
+    monkeypatch.setattr(peers.analyzer, "run", run)
+    monkeypatch.setattr(peers.analyzer.shutil, "which", lambda name: name)
+    # When perf_analyzer is made, then twice
+    for _ in range(2):
+        analyzer.build(lambda _: None)
+    # Then it has the package's library, and is made once
+    assert (analyzer.libraries / "libb64.so.0d").read_text() == "Debian's"
+    assert [Path(word).name for word in asked] == ["download", "update", "download", "libb64-0d_1.2_amd64.deb"]
+
+
+def test_perf_analyzer_that_cannot_be_made_is_unavailable_with_the_reason(
+    peers: Any, monkeypatch: pytest.MonkeyPatch, analyzer: Any
+) -> None:
+    monkeypatch.setattr(peers.analyzer.shutil, "which", lambda _: None)
+    with pytest.raises(peers.environments.UnavailableError, match=r"libb64\.so\.0d is not installed, and there is no apt-get"):
+        analyzer.build(lambda _: None)
+    monkeypatch.setattr(peers.analyzer.AnalyzerFiles, "_lacks", lambda _: "libssl.so.3: cannot open shared object file")
+    with pytest.raises(peers.environments.UnavailableError, match=r"does not start: libssl\.so\.3: cannot open"):
+        analyzer.build(lambda _: None)
+    assert not analyzer.started.exists()
 
 
 # ---- Triton's models ---------------------------------------------------------------------------------------------------------
