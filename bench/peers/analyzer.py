@@ -94,8 +94,8 @@ def analyzer_environment(cache: Path = CACHE) -> Environment:
 def unpacked(package: str, name: str, folder: Path, say: Say) -> Path:
     """A file of a Debian package, which is downloaded into a folder and not installed. Raises UnavailableError.
 
-    apt-get's lists of packages may never have been fetched here, and only root may fetch them into their place: then they go into
-    the folder too.
+    apt-get's lists of packages may never have been fetched here, and only root may fetch them into their place: then they go
+    into the folder too.
     """
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise UnavailableError(f"{name} is not installed, and there is no apt-get to download {package} with")

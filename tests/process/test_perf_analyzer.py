@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real perf_analyzer, let loose on `penstock serve`: it measures to the end, and its counts are those of our statistics.
+
+It runs in an environment of its own (bench/peers/analyzer.py), which `make test` makes where the network gives it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import tritonclient.http
+from running import RunningBroker, add_model, eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCH = ROOT / "bench"
+PROTOCOLS = ("http", "grpc")
+MEASURED_S = 60.0
+REQUESTS = 200
+LEVELS = (1, 6, 11, 16)
+SHORT_WINDOWS = ("-p", "200", "-r", "3", "-s", "999")
+"""ms of a window, windows of a level, percent by which they may differ: no level is measured twice on a machine that is busy."""
+
+TEXT = """
+name: "text"
+backend: "identity"
+max_batch_size: 8
+input [ { name: "INPUT0" data_type: TYPE_STRING dims: [ -1 ] } ]
+output [ { name: "OUTPUT0" data_type: TYPE_STRING dims: [ -1 ] } ]
+instance_group [ { kind: KIND_CPU } ]
+"""
+
+
+class Analyzer:
+    """perf_analyzer, as it is started."""
+
+    def __init__(self, program: Path, variables: dict[str, str]) -> None:
+        self._program = program
+        self._variables = variables
+
+    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs it to its end. What it said is in `stdout`, without its usage."""
+        done = subprocess.run(
+            [str(self._program), *arguments], env=self._variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, check=False, timeout=MEASURED_S,
+        )  # fmt: skip
+        done.stdout = done.stdout.partition("Usage: ")[0]
+        return done
+
+
+@pytest.fixture(scope="module")
+def analyzer() -> Iterator[Analyzer]:
+    """Skips what needs perf_analyzer where it could not be made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCH))
+        from peers.analyzer import AnalyzerFiles, analyzer_environment
+
+        files = AnalyzerFiles(analyzer_environment())
+        if not files.started.exists():
+            pytest.skip("perf_analyzer is not there: `python bench/peers/analyzer.py` makes it, or says why it cannot")
+        yield Analyzer(files.program, files.variables())
+        for name in [name for name in sys.modules if name.split(".")[0] == "peers"]:
+            del sys.modules[name]
+
+
+class Counts(NamedTuple):
+    """Of a model, as our statistics have them."""
+
+    successes: int
+    failures: int
+    inferences: int
+
+
+class Penstock:
+    """`penstock serve` with both ports, and what it says of itself."""
+
+    def __init__(self, ports: dict[str, str], client: Any) -> None:
+        self.ports = ports
+        self.client = client
+
+    def counts(self, model: str) -> Counts:
+        """So far."""
+        (found,) = self.client.get_inference_statistics(model)["model_stats"]
+        outcomes = found["inference_stats"]
+        return Counts(outcomes["success"]["count"], outcomes["fail"]["count"], found["inference_count"])
+
+    def regions(self) -> list[Any]:
+        """What is registered now."""
+        return [*self.client.get_system_shared_memory_status(), *self.client.get_cuda_shared_memory_status()]
+
+
+@pytest.fixture(scope="module")
+def penstock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Penstock]:
+    folder = tmp_path_factory.mktemp("penstock")
+    repository = folder / "models"
+    for name in ("simple", "identity_fp32"):
+        shutil.copytree(ROOT / "model_repository" / name, repository / name)
+    add_model(repository, "unbatched", max_batch_size=0, width=16)
+    add_model(repository, "failing", mode="failing", message="this model fails")
+    (repository / "text" / "1").mkdir(parents=True)
+    (repository / "text" / "config.pbtxt").write_text(TEXT)
+    with RunningBroker(folder, repository, "--http-port", "0", "--grpc-port", "0") as broker:
+        ports = {protocol: broker.said[protocol] for protocol in PROTOCOLS}
+        with tritonclient.http.InferenceServerClient(ports["http"]) as client:
+            assert client.is_server_ready()  # its connection is made here, and is none that a test leaves behind
+            yield Penstock(ports, client)
+
+
+class Report(NamedTuple):
+    """What it said of one level of concurrency."""
+
+    concurrency: int
+    requests: int
+    """Those that it counted in its windows."""
+    inferences: int
+    successes: int
+    """Those that it found in our statistics between the edges of its windows."""
+
+
+def reports(said: str) -> list[Report]:
+    """One for each level."""
+    found = []
+    for part in said.split("Request concurrency: ")[1:]:
+        client, _, server = part.partition("Server:")
+        numbers = [
+            re.search(pattern, text)
+            for pattern, text in (
+                (r"^(\d+)", client),
+                (r"Request count: (\d+)", client),
+                (r"Inference count: (\d+)", server),
+                (r"Successful request count: (\d+)", server),
+            )
+        ]
+        assert all(numbers), part
+        found.append(Report(*(int(number[1]) for number in numbers if number)))
+    return found
+
+
+def arguments(penstock: Penstock, protocol: str, model: str, *more: str) -> list[str]:
+    return ["-m", model, "-i", protocol, "-u", penstock.ports[protocol], *more]
+
+
+def measured(analyzer: Analyzer, penstock: Penstock, command: Sequence[str]) -> tuple[list[Report], Counts]:
+    """Runs it on a model, from a state with no regions to one with none; what it says, and what our statistics counted."""
+    model = command[command.index("-m") + 1]
+    before = penstock.counts(model)
+    done = analyzer(*command)
+    assert done.returncode == 0, done.stdout
+    assert "error" not in done.stdout.lower(), done.stdout
+    after = penstock.counts(model)
+    assert penstock.regions() == []
+    return reports(done.stdout), Counts(*(new - old for new, old in zip(after, before, strict=True)))
+
+
+def check(found: list[Report], concurrency: int, requests: int, rows: int = 1) -> None:
+    """It counted all requests. What it read of our statistics lacks those that were answered before it first read them."""
+    (report,) = found
+    assert (report.concurrency, report.requests) == (concurrency, requests)
+    assert 0 < report.successes <= requests
+    assert report.inferences == report.successes * rows
+
+
+WAYS = {
+    "http": (("--sync",), ("--async",)),
+    "grpc": (("--sync",), ("--async",), ("--async", "--streaming")),
+}
+
+
+@pytest.mark.parametrize("memory", ["none", "system"])
+@pytest.mark.parametrize(
+    ("protocol", "way"), [pytest.param(name, way, id=f"{name}{''.join(way)}") for name, ways in WAYS.items() for way in ways]
+)
+def test_every_request_that_it_sends_is_in_our_statistics_and_none_besides(
+    analyzer: Analyzer, penstock: Penstock, protocol: str, way: tuple[str, ...], memory: str
+) -> None:
+    # Given a count of requests, 16 in flight
+    options = ("--shared-memory", memory, "--concurrency-range", "16", "--request-count", str(REQUESTS))
+    # When they are sent
+    found, counted = measured(analyzer, penstock, arguments(penstock, protocol, "simple", *way, *options))
+    # Then it has counted each, and so have we
+    assert counted == Counts(REQUESTS, 0, REQUESTS)
+    check(found, 16, REQUESTS)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_it_measures_one_level_of_concurrency_after_the_other(
+    analyzer: Analyzer, penstock: Penstock, protocol: str, tmp_path: Path
+) -> None:
+    table = tmp_path / "report.csv"
+    # When it measures as people have it measure, and in short windows
+    options = ("--shared-memory=system", "--concurrency-range", "1:16:5", *SHORT_WINDOWS, "-f", str(table))
+    found, counted = measured(analyzer, penstock, arguments(penstock, protocol, "simple", *options))
+    # Then there is a row for each level, and what it counted in windows are requests that we counted
+    assert tuple(report.concurrency for report in found) == LEVELS
+    with table.open() as lines:
+        assert sorted(int(row["Concurrency"]) for row in csv.DictReader(lines)) == list(LEVELS)
+    assert all(report.requests and report.inferences == report.successes for report in found)
+    assert counted.failures == 0
+    assert sum(report.requests for report in found) <= counted.successes
+    assert sum(report.successes for report in found) <= counted.successes
+
+
+INPUTS: dict[str, tuple[str, tuple[str, ...], int]] = {
+    "rows of four in one request": ("simple", ("-b", "4"), 4),
+    "four rows in regions": ("simple", ("-b", "4", "--shared-memory", "system"), 4),
+    "a shape that is chosen": ("identity_fp32", ("--shape", "INPUT0:17"), 1),
+    "a shape that is chosen, in regions": ("identity_fp32", ("--shape", "INPUT0:1000", "--shared-memory", "system"), 1),
+    "a model without a batch dimension": ("unbatched", ("--input-data", "random"), 1),
+    "that in regions": ("unbatched", ("--input-data", "zero", "--shared-memory", "system"), 1),
+    "strings of a length": ("text", ("--shape", "INPUT0:3", "--string-length", "20"), 1),
+    "one string": ("text", ("--shape", "INPUT0:1", "--string-data", "to be or not to be"), 1),
+    "strings in regions": ("text", ("--shape", "INPUT0:3", "--string-length", "20", "--shared-memory", "system"), 1),
+}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("kind", INPUTS)
+def test_it_sends_inputs_of_every_kind(analyzer: Analyzer, penstock: Penstock, protocol: str, kind: str) -> None:
+    model, options, rows = INPUTS[kind]
+    found, counted = measured(
+        analyzer, penstock, arguments(penstock, protocol, model, *options, "--concurrency-range", "4", "--request-count", "40")
+    )
+    assert counted == Counts(40, 0, 40 * rows)
+    check(found, 4, 40, rows)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_it_sends_what_a_file_says_and_finds_the_answers_that_the_file_expects(
+    analyzer: Analyzer, penstock: Penstock, protocol: str, tmp_path: Path
+) -> None:
+    # Given a file with three requests, and what the model must answer to each
+    ones, twos = [1] * 16, [2] * 16
+    inputs = [(ones, ones), (twos, ones), (twos, twos)]
+    answers = [
+        {"OUTPUT0": [a + b for a, b in zip(*both, strict=True)], "OUTPUT1": [a - b for a, b in zip(*both, strict=True)]}
+        for both in inputs
+    ]
+    file = tmp_path / "data.json"
+
+    def write(expected: list[dict[str, list[int]]]) -> None:
+        given = [{"INPUT0": first, "INPUT1": second} for first, second in inputs]
+        file.write_text(json.dumps({"data": given, "validation_data": expected}))
+
+    command = arguments(penstock, protocol, "simple", "--input-data", str(file), "--request-count", "30")
+    # When it sends them, then every answer is as expected
+    write(answers)
+    assert measured(analyzer, penstock, command)[1] == Counts(30, 0, 30)
+    # And where the file expects another, it says so
+    write([*answers[:2], {"OUTPUT0": ones, "OUTPUT1": ones}])
+    done = analyzer(*command)
+    assert done.returncode != 0
+    assert "Output doesn't match expected output" in done.stdout
+
+
+def test_it_sends_and_takes_json_where_it_is_told_to(analyzer: Analyzer, penstock: Penstock) -> None:
+    formats = ("--input-tensor-format", "json", "--output-tensor-format", "json")
+    _, counted = measured(analyzer, penstock, arguments(penstock, "http", "simple", *formats, "--request-count", "40"))
+    assert counted == Counts(40, 0, 40)
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_it_sends_messages_that_are_compressed(analyzer: Analyzer, penstock: Penstock, algorithm: str) -> None:
+    options = ("--grpc-compression-algorithm", algorithm, "--shape", "INPUT0:1000", "--request-count", "40")
+    _, counted = measured(analyzer, penstock, arguments(penstock, "grpc", "identity_fp32", *options))
+    assert counted == Counts(40, 0, 40)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_it_sends_at_a_rate(analyzer: Analyzer, penstock: Penstock, protocol: str) -> None:
+    options = ("--request-rate-range", "40", "--request-count", "40")
+    _, counted = measured(analyzer, penstock, arguments(penstock, protocol, "simple", *options))
+    assert counted == Counts(40, 0, 40)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_it_says_where_a_model_fails_and_leaves_nothing_registered(
+    analyzer: Analyzer, penstock: Penstock, protocol: str
+) -> None:
+    # Given a model that fails, which our statistics count as well
+    before = penstock.counts("failing")
+    # When it is measured
+    done = analyzer(*arguments(penstock, protocol, "failing", "--shared-memory", "system", "--request-count", "20"))
+    # Then perf_analyzer ends with the model's own words
+    assert done.returncode != 0
+    assert "this model fails" in done.stdout
+    after = penstock.counts("failing")
+    assert (after.successes - before.successes, after.failures > before.failures) == (0, True)
+    eventually(lambda: penstock.regions() == [], 10, "nothing is registered")
+
+
+@pytest.mark.parametrize(
+    ("model", "said"), [("missing", "Request for unknown model: 'missing' is not found"), ("simple", "version 7 is not")]
+)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_model_that_is_not_there_is_told_in_tritons_words(
+    analyzer: Analyzer, penstock: Penstock, protocol: str, model: str, said: str
+) -> None:
+    version = ("-x", "7") if model == "simple" else ()
+    done = analyzer(*arguments(penstock, protocol, model, *version, "--request-count", "5"))
+    assert done.returncode != 0
+    assert said in done.stdout
