@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,25 +17,15 @@ from typing import Any, NamedTuple
 
 import pytest
 import tritonclient.http
-from running import RunningBroker, add_model, eventually
+from running import eventually
+from triton_libraries import PROTOCOLS, serving
 
-ROOT = Path(__file__).resolve().parents[2]
-BENCH = ROOT / "bench"
-PROTOCOLS = ("http", "grpc")
+BENCH = Path(__file__).resolve().parents[2] / "bench"
 MEASURED_S = 60.0
 REQUESTS = 200
 LEVELS = (1, 6, 11, 16)
 SHORT_WINDOWS = ("-p", "200", "-r", "3", "-s", "999")
 """ms of a window, windows of a level, percent by which they may differ: no level is measured twice on a machine that is busy."""
-
-TEXT = """
-name: "text"
-backend: "identity"
-max_batch_size: 8
-input [ { name: "INPUT0" data_type: TYPE_STRING dims: [ -1 ] } ]
-output [ { name: "OUTPUT0" data_type: TYPE_STRING dims: [ -1 ] } ]
-instance_group [ { kind: KIND_CPU } ]
-"""
 
 
 class Analyzer:
@@ -99,19 +88,12 @@ class Penstock:
 
 @pytest.fixture(scope="module")
 def penstock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Penstock]:
-    folder = tmp_path_factory.mktemp("penstock")
-    repository = folder / "models"
-    for name in ("simple", "identity_fp32"):
-        shutil.copytree(ROOT / "model_repository" / name, repository / name)
-    add_model(repository, "unbatched", max_batch_size=0, width=16)
-    add_model(repository, "failing", mode="failing", message="this model fails")
-    (repository / "text" / "1").mkdir(parents=True)
-    (repository / "text" / "config.pbtxt").write_text(TEXT)
-    with RunningBroker(folder, repository, "--http-port", "0", "--grpc-port", "0") as broker:
-        ports = {protocol: broker.said[protocol] for protocol in PROTOCOLS}
-        with tritonclient.http.InferenceServerClient(ports["http"]) as client:
-            assert client.is_server_ready()  # its connection is made here, and is none that a test leaves behind
-            yield Penstock(ports, client)
+    with (
+        serving(tmp_path_factory.mktemp("penstock"), "simple", "identity_fp32") as ports,
+        tritonclient.http.InferenceServerClient(ports["http"]) as client,
+    ):
+        assert client.is_server_ready()  # its connection is made here, and is none that a test leaves behind
+        yield Penstock(ports, client)
 
 
 class Report(NamedTuple):
