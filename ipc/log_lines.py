@@ -11,8 +11,9 @@ All times are UTC. What is to be written can be changed while the process runs: 
 from __future__ import annotations
 
 import logging
+import os
 import time
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TextIO
 
 import msgspec
 from msgspec import Meta, Struct
@@ -85,9 +86,12 @@ class LineFormatter(logging.Formatter):
         return self.settings.writes(record.levelno)
 
 
-def write_log(settings: LogSettings) -> None:
-    """Writes this process's log lines as the settings say from now on. Raises OSError when the file cannot be opened."""
-    handler = logging.FileHandler(settings.log_file) if settings.log_file else logging.StreamHandler()
+def write_log(settings: LogSettings, fd: int = -1) -> None:
+    """Writes this process's log lines as the settings say from now on; where no file is named, to standard error or `fd`.
+
+    Raises OSError when the file cannot be opened.
+    """
+    handler = logging.FileHandler(settings.log_file) if settings.log_file else logging.StreamHandler(_stream(fd))
     formatter = LineFormatter(settings)
     handler.setFormatter(formatter)
     handler.addFilter(formatter.admits)
@@ -98,6 +102,11 @@ def write_log(settings: LogSettings) -> None:
     logger.addHandler(handler)
     logger.setLevel(settings.lowest)
     logger.propagate = False
+
+
+def _stream(fd: int) -> TextIO | None:
+    """None: standard error."""
+    return os.fdopen(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace") if fd >= 0 else None
 
 
 def switch_log(settings: LogSettings) -> None:

@@ -48,11 +48,11 @@ class Adjustments:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._log = core.settings.log
+        self.log = core.settings.log  # as it is
         self._sampling = Sampling(core.settings.trace)
 
     def __repr__(self) -> str:
-        return f"<Adjustments {self._log!r}, {self._sampling!r}>"
+        return f"<Adjustments {self.log!r}, {self._sampling!r}>"
 
     def check_invariants(self) -> None:
         """Those of the sampling."""
@@ -71,10 +71,10 @@ class Adjustments:
     def _adjust_log(self, values: dict[str, Any]) -> LogSettings:
         if values:
             made = {name: value for name, value in structs.asdict(_convert(values, LogChange)).items() if value is not UNSET}
-            self._log = _convert({**msgspec.to_builtins(self._log), **made}, LogSettings)
-            switch_log(self._log)
+            self.log = _convert({**msgspec.to_builtins(self.log), **made}, LogSettings)
+            switch_log(self.log)
             self._tell_all()
-        return self._log
+        return self.log
 
     def _adjust_trace(self, model: str, values: dict[str, Any]) -> TraceSettings:
         if model:
@@ -102,7 +102,7 @@ class Adjustments:
     def tell(self, gateway: Session) -> None:
         """Tells one gateway of all settings."""
         trace = {scope: msgspec.to_builtins(self._sampling.settings(scope)) for scope in (ALL, *self._sampling.models)}
-        self._core.reception.send(gateway, Adjusted(msgspec.to_builtins(self._log), trace))
+        self._core.reception.send(gateway, Adjusted(msgspec.to_builtins(self.log), trace))
 
     def _tell_all(self) -> None:
         for session in self._core.reception.sessions.values():

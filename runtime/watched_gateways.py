@@ -6,7 +6,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from ..ipc.addresses import parse_address
 from ..ipc.errors import MachineError, invalid
@@ -77,10 +80,14 @@ class WatchedGateways:
         """Spawns one, and listens to it. Raises MachineError."""
         assert self._ports is not None
         fd = self._ports.listening_fd(number)
-        command = ("penstock.runtime.gateway", self._told(fd), str(os.getpid()))
         name = f"gateway {number}"
         try:
-            process = Child(name, command, (fd,) if fd >= 0 else (), {})
+            log_fd = os.dup(sys.stderr.fileno())
+            try:
+                command = ("penstock.runtime.gateway", self._told(fd, log_fd), str(os.getpid()))
+                process = Child(name, command, (fd, log_fd) if fd >= 0 else (log_fd,), {})
+            finally:
+                os.close(log_fd)
         except OSError as error:
             raise MachineError(f"cannot start {name}: {error}") from error
         self._processes[number] = process
@@ -131,12 +138,13 @@ class WatchedGateways:
         parsed = map(parse_address, self._settings.addresses)
         return next((f"unix://{address.target}" for address in parsed if address.kind == "local"), "")
 
-    def _told(self, fd: int) -> str:
+    def _told(self, fd: int, log_fd: int) -> str:
         """All that a gateway process is told, as gateway/settings.py reads it."""
         spec, ports = self._settings.gateways, self._ports
-        assert spec is not None and ports is not None
+        assert spec is not None and ports is not None and self._core is not None
         told = {
             **spec.told, "address": self._local_address(), "http_fd": fd,
+            "log": msgspec.to_builtins(self._core.adjustments.log), "log_fd": log_fd,
             "leaves_within_s": self._settings.drain_s + self._settings.kill_s,
         }  # fmt: skip
         for protocol, place in (("http", ports.http), ("grpc", ports.grpc)):

@@ -12,20 +12,26 @@ from io import TextIOWrapper
 import msgspec
 
 from ...ipc.errors import PenstockError
+from ...ipc.log_lines import write_log
 from ...ipc.processes import die_with_parent
 from .settings import GatewaySettings
 
 
 def main(told: str, parent: int) -> None:
-    """Serves until it is told to stop, or the broker is gone. What it says is the broker's to log."""
+    """Serves until it is told to stop, or the broker is gone.
+
+    What it prints is the broker's to log. Its own log lines go where the broker's do, and have their shape already.
+    """
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the broker decides what it means
     faulthandler.enable()
     assert isinstance(sys.stdout, TextIOWrapper)
     sys.stdout.reconfigure(line_buffering=True)
     settings = msgspec.json.decode(told, type=GatewaySettings)
-    if settings.http_fd >= 0:
-        os.set_inheritable(settings.http_fd, False)
+    for fd in (settings.http_fd, settings.log_fd):
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+    write_log(settings.log, settings.log_fd)
     try:
         from .process import run
 

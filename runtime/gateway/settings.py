@@ -7,6 +7,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from ...ipc.log_lines import LogSettings
+
 ModelControl = Literal["owner", "anyone"]
 
 
@@ -27,6 +29,8 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     strict_readiness: bool = True  # ready only while every model is, but for those that were unloaded on purpose
     model_control: ModelControl = "owner"  # who may load and unload models, where the broker's control mode lets clients
     leaves_within_s: float = 5.0  # how long what it has accepted may take, once it is told to stop
+    log: LogSettings = LogSettings()  # until the broker says what holds
+    log_fd: int = -1  # where log lines go that are in no file; -1: to standard error
     inline_memory_bytes: int = 4 * 1024**3  # shared memory for tensors that come with their requests, at most
 
     # Triton's --grpc-* flags, by their names, with their defaults
