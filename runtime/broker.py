@@ -54,7 +54,7 @@ class Broker:
     """Runs one broker until it is told to stop."""
 
     def __init__(self, settings: Settings, on_settled: Callable[[Broker], None] | None = None) -> None:
-        self._settings = settings
+        self.settings = settings
         self._on_settled = on_settled  # called once, from the loop, when every model is loaded or has failed to be
         self._loop = EventLoop()
         self._workers = WatchedWorkers(self._loop)
@@ -113,17 +113,17 @@ class Broker:
             self._on_settled(self)
 
     def _open_doors(self) -> None:
-        for text in self._settings.addresses:
+        for text in self.settings.addresses:
             kind, target = parse_address(text)
             door: LocalDoor | ZmqDoor
             if kind == "local":
-                door = LocalDoor(target, self._loop, self._core, self._settings)
+                door = LocalDoor(target, self._loop, self._core, self.settings)
             else:
-                door = ZmqDoor(target, self._loop, self._core, self._settings)
+                door = ZmqDoor(target, self._loop, self._core, self.settings)
                 self._zmq_doors.append(door)
             self._doors.append(door)
             log.info("listening on %s", door.address)
-        self.metrics = _metrics_door(self._settings, self._loop, self._core)
+        self.metrics = _metrics_door(self.settings, self._loop, self._core)
         self.gateways.open_ports()
 
     def _remove_old_traces(self) -> None:

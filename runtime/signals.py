@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from .event_loop import EventLoop
+
+log = logging.getLogger("penstock.broker")
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -44,7 +47,8 @@ class StopSignals:
         self._writer.close()
 
     def _readable(self, _events: int) -> None:
-        for _number in self._reader.recv(64):
+        for number in self._reader.recv(64):
+            log.info("Signal (%d) received.", number)
             self._stop()
 
 

@@ -20,6 +20,7 @@ from .settings_file import config_option
 
 if TYPE_CHECKING:
     from ...runtime.broker import Broker
+    from ...runtime.settings import Settings
 
 CONTEXT = {"auto_envvar_prefix": "PENSTOCK", "show_default": True}
 """Every option of these commands can be set by an environment variable too: PENSTOCK_MAX_IN_FLIGHT for --max-in-flight.
@@ -176,30 +177,34 @@ def run_broker(*, log_level: str, as_json: bool, parent: int | None, spawn_worke
     from ...ipc.log_lines import LogSettings
     from ...ipc.trace_settings import TraceSettings
     from ...runtime.broker import Broker
+
+    ready = Announcement(as_json, strict)
+    with failing_as(Unreachable):
+        trace = TraceSettings(trace_file=options.pop("trace_file"))
+        log = LogSettings.from_level(log_level)
+        Broker(settings_of(options, spawn_workers=spawn_workers, log=log, trace=trace), ready).run()
+    if ready.refused:
+        raise NotAllLoaded(f"--strict: {'; '.join(ready.refused)}")
+
+
+def settings_of(options: dict[str, Any], **others: Any) -> Settings:
+    """The broker's settings, from the values of these options, and others that they do not have. Raises PenstockError."""
     from ...runtime.host_policies import read_host_policies
     from ...runtime.scheduling.limits import parse_limit
     from ...runtime.settings import ControlMode, MpsMode, Settings
 
-    ready = Announcement(as_json, strict)
-    with failing_as(Unreachable):
-        addresses = options.pop("addresses") or default_addresses()
-        settings = Settings(
-            addresses=tuple(addresses),
-            spawn_workers=spawn_workers,
-            log=LogSettings.from_level(log_level),
-            trace=TraceSettings(trace_file=options.pop("trace_file")),
-            gpu_fallback=options.pop("fallback") == "cpu",
-            mps=MpsMode(options.pop("mps")),
-            control_mode=ControlMode(options.pop("control_mode")),
-            host_policies=read_host_policies(options.pop("host_policies")),
-            rate_limit=options.pop("rate_limit") == "execution_count",
-            gateways=take_spec(options),
-            resource_limits=tuple(parse_limit(text) for text in options.pop("rate_limit_resource")),
-            **options,
-        )
-        Broker(settings, ready).run()
-    if ready.refused:
-        raise NotAllLoaded(f"--strict: {'; '.join(ready.refused)}")
+    return Settings(
+        addresses=tuple(options.pop("addresses") or default_addresses()),
+        gpu_fallback=options.pop("fallback") == "cpu",
+        mps=MpsMode(options.pop("mps")),
+        control_mode=ControlMode(options.pop("control_mode")),
+        host_policies=read_host_policies(options.pop("host_policies")),
+        rate_limit=options.pop("rate_limit") == "execution_count",
+        gateways=take_spec(options),
+        resource_limits=tuple(parse_limit(text) for text in options.pop("rate_limit_resource")),
+        **options,
+        **others,
+    )
 
 
 def default_addresses() -> tuple[str, ...]:

@@ -74,10 +74,7 @@ TEXT, WHOLE, NUMBER, BOOLEAN = Kind.TEXT, Kind.WHOLE, Kind.NUMBER, Kind.BOOLEAN
 SETTING, NOTHING, REFUSED = Becomes.SETTING, Becomes.NOTHING, Becomes.REFUSED
 
 _THREADS = "a gateway is one process with one event loop; PENSTOCK_GATEWAY_PROCESSES says how many there are"
-_RESTRICTED = "endpoints cannot be restricted by a header here, and leaving them open would not be what was asked for"
-_SSL = "the gateway has no TLS, and would answer in the clear; put a proxy before it"
-_CERTIFICATE = "read by Triton only with --grpc-use-ssl, which is refused"
-_FORWARDING = "request parameters reach no model of this release, so that a header that became one would reach none either"
+_RESTRICTED = "GROUP,GROUP:KEY=VALUE: these endpoints need the header KEY with that value."
 _CLOUD = "there is no such front end here; Triton's own HTTP is what the gateway speaks"
 _CLOUD_DETAIL = "a detail of a front end that is off, and that is refused when it is switched on"
 _POOL = "pinned memory is pinned where a client's region lies: there is no pool"
@@ -98,7 +95,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     "Model repository": (
         Flag("model-repository", TEXT, SETTING, "A model repository: a directory.", repeats=True),
         Flag("model-store", TEXT, SETTING, "The same.", repeats=True),
-        Flag("exit-on-error", BOOLEAN, SETTING, "Whether a model that does not load ends the server, with exit code 1.", "true"),
+        Flag("exit-on-error", BOOLEAN, SETTING, "Whether a model that does not load ends the server (exit code 1).", "true"),
         Flag("strict-readiness", BOOLEAN, SETTING, "Whether the server is ready only when all of its models are.", "true"),
         Flag("model-control-mode", TEXT, SETTING, "What is loaded, and who may load: none, poll or explicit.", "none"),
         Flag("repository-poll-secs", WHOLE, SETTING, "With poll: how often repositories are looked at.", "15"),
@@ -106,7 +103,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("model-load-thread-count", WHOLE, SETTING, "How many instances may be loading at once.", "4"),
         Flag(
             "model-load-retry-count", WHOLE, REFUSED,
-            "a load that failed is not tried again by itself; load the model again when its reason is gone", "0", harmless=("0",),
+            "a load that failed is not tried again by itself; load the model when the reason is gone", "0", harmless=("0",),
         ),
         Flag(
             "disable-auto-complete-config", Kind.NONE, REFUSED,
@@ -130,8 +127,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("allow-client-shm", BOOLEAN, SETTING, "Whether clients may register shared memory, over HTTP and gRPC.", "true"),
         Flag("reuse-http-port", BOOLEAN, NOTHING, "PENSTOCK_GATEWAY_PROCESSES starts several on one port", "false"),
         Flag("http-thread-count", WHOLE, NOTHING, _THREADS, "8"),
-        Flag("http-header-forward-pattern", TEXT, NOTHING, _FORWARDING),
-        Flag("http-restricted-api", Kind.RESTRICTION, REFUSED, _RESTRICTED, repeats=True),
+        Flag("http-header-forward-pattern", TEXT, SETTING, "HTTP headers that become request parameters: a regex."),
+        Flag("http-restricted-api", Kind.RESTRICTION, SETTING, _RESTRICTED, repeats=True),
     ),
     "gRPC": (
         Flag("allow-grpc", BOOLEAN, SETTING, "Whether there is gRPC.", "true"),
@@ -141,12 +138,12 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("grpc-infer-thread-count", WHOLE, NOTHING, _THREADS, "2"),
         Flag("grpc-infer-allocation-pool-size", WHOLE, NOTHING, "messages are made when they are needed", "8"),
         Flag("grpc-max-response-pool-size", WHOLE, NOTHING, "messages are made when they are needed"),
-        Flag("grpc-header-forward-pattern", TEXT, NOTHING, _FORWARDING),
-        Flag("grpc-use-ssl", BOOLEAN, REFUSED, _SSL, "false", harmless=("false",)),
-        Flag("grpc-use-ssl-mutual", BOOLEAN, REFUSED, _SSL, "false", harmless=("false",)),
-        Flag("grpc-server-cert", TEXT, NOTHING, _CERTIFICATE),
-        Flag("grpc-server-key", TEXT, NOTHING, _CERTIFICATE),
-        Flag("grpc-root-cert", TEXT, NOTHING, _CERTIFICATE),
+        Flag("grpc-header-forward-pattern", TEXT, SETTING, "The same for the metadata of gRPC calls."),
+        Flag("grpc-use-ssl", BOOLEAN, SETTING, "Whether gRPC is served over TLS.", "false"),
+        Flag("grpc-use-ssl-mutual", BOOLEAN, SETTING, "The same, and clients need certificates.", "false"),
+        Flag("grpc-server-cert", TEXT, SETTING, "The server's certificate: a PEM file."),
+        Flag("grpc-server-key", TEXT, SETTING, "Its key: a PEM file."),
+        Flag("grpc-root-cert", TEXT, SETTING, "Whose certificates clients may have: a PEM file."),
         Flag("grpc-infer-response-compression-level", TEXT, SETTING, "none, low, medium or high.", "none"),
         Flag("grpc-keepalive-time", WHOLE, SETTING, "Milliseconds between keepalive pings.", "7200000"),
         Flag("grpc-keepalive-timeout", WHOLE, SETTING, "Milliseconds that a ping's answer may take.", "20000"),
@@ -159,7 +156,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("grpc-http2-max-ping-strikes", WHOLE, SETTING, "Pings too many, after which a connection ends.", "2"),
         Flag("grpc-max-connection-age", WHOLE, SETTING, "Milliseconds that a connection may live."),
         Flag("grpc-max-connection-age-grace", WHOLE, SETTING, "Milliseconds that it then has to end its calls."),
-        Flag("grpc-restricted-protocol", Kind.RESTRICTION, REFUSED, _RESTRICTED, repeats=True),
+        Flag("grpc-restricted-protocol", Kind.RESTRICTION, SETTING, _RESTRICTED, repeats=True),
     ),
     "SageMaker and Vertex AI": (
         Flag("allow-sagemaker", BOOLEAN, REFUSED, _CLOUD, "false", harmless=("false",)),
@@ -205,13 +202,13 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     ),
     "Rate limiter": (
         Flag("rate-limit", TEXT, SETTING, "Whether instances compete for resources: off or execution_count.", "off"),
-        Flag("rate-limit-resource", Kind.RESOURCE, SETTING, "How much there is of one, at each device or at one.", repeats=True),
+        Flag("rate-limit-resource", Kind.RESOURCE, SETTING, "How much of it there is, and at which device.", repeats=True),
     ),
     "Memory and devices": (
         Flag("host-policy", Kind.NAMED_SETTING, SETTING, "NAME,cpu-cores=0-3 or NAME,numa-node=0.", repeats=True),
         Flag("pinned-memory-pool-byte-size", WHOLE, NOTHING, _POOL, "268435456"),
         Flag("cuda-memory-pool-byte-size", Kind.WHOLE_PAIR, NOTHING, "a backend's own pool is the only one", repeats=True),
-        Flag("cuda-virtual-address-size", Kind.WHOLE_PAIR, NOTHING, "for states of sequences, which there are none of", repeats=True),
+        Flag("cuda-virtual-address-size", Kind.WHOLE_PAIR, NOTHING, "for states of sequences; there are none", repeats=True),
         Flag("buffer-manager-thread-count", WHOLE, NOTHING, "each worker copies for itself", "0"),
         Flag(
             "min-supported-compute-capability", NUMBER, REFUSED,

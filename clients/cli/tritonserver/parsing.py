@@ -29,6 +29,10 @@ class UsageError(Exception):
     """A command line that Triton answers with its usage. The text is what comes after it."""
 
 
+class Refused(Exception):  # noqa: N818 - the end of the command, as UsageError
+    """What was asked for is not to be had, and going on without it would be wrong. Not a matter of usage."""
+
+
 class GivenFlag:
     """One flag of a command line, and what was said of it each time, in order."""
 

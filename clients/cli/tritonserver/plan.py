@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from .flags import DEPRECATED, FLAGS, Becomes
-from .parsing import GivenFlag, UsageError, bad_option, boolean, number, read_words, setting, whole
-from .traces import TracePlan, plan_traces
+from .flags import DEPRECATED, Becomes
+from .given import Given
+from .parsing import GivenFlag, Refused, UsageError, bad_option, boolean, number, read_words, setting, whole
+from .traces import plan_traces
 
 T = TypeVar("T")
 
@@ -22,75 +24,16 @@ RATE_LIMITS = ("off", "execution_count")
 ALL_MODELS = "*"
 
 
-class LogPlan(Struct, frozen=True):
-    """Which lines there are, how they look, and the file that they go to; "": standard error."""
-
-    verbose: int = 0
-    info: bool = True
-    warning: bool = True
-    error: bool = True
-    log_format: str = "default"
-    file: str = ""
-
-
 class Plan(Struct, frozen=True, kw_only=True):
     """What is to be done. Equal: two command lines ask for the same."""
 
     serve: tuple[str, ...]  # the words of `penstock serve`
-    told: dict[str, Any]  # settings of gateways for which `serve` has no option
-    log: LogPlan
-    trace: TracePlan
+    told: dict[str, Any]  # what gateways are told beyond that, in the words of runtime/gateway/settings.py
+    log: dict[str, Any]  # in the words of ipc/log_lines.py
+    trace: dict[str, Any]  # in the words of ipc/trace_settings.py
     exit_on_error: bool
-    exit_timeout_s: int
     warnings: tuple[str, ...]  # what Triton says of deprecated flags
     idle: tuple[str, ...]  # flags without effect that were given
-
-
-class Refused(Exception):  # noqa: N818 - as UsageError, it is the end of the command
-    """What was asked for is not to be had, and going on without it would be wrong. Not a matter of usage."""
-
-
-class Given:
-    """The flags of one command line, as values."""
-
-    def __init__(self, flags: Mapping[str, GivenFlag]) -> None:
-        self._flags = flags
-
-    def __repr__(self) -> str:
-        return f"<Given {list(self._flags)}>"
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._flags
-
-    def texts(self, name: str) -> list[str]:
-        """All that was said of a flag."""
-        return self._flags[name].texts if name in self._flags else []
-
-    def text(self, name: str) -> str:
-        """What was said of it last, or its default."""
-        return self._flags[name].text if name in self._flags else FLAGS[name].default
-
-    def whole(self, name: str, least: int | None = None) -> int:
-        """Raises UsageError where it is less than what is possible."""
-        found = whole(self.text(name))
-        if least is not None and found < least:
-            raise bad_option(name, f"must be at least {least}. Got {found}")
-        return found
-
-    def boolean(self, name: str) -> bool:
-        """Whether it is true."""
-        return boolean(self.text(name))
-
-    def choice(self, name: str, choices: Sequence[str]) -> str:
-        """Raises UsageError where it is none of these."""
-        text = self.text(name)
-        if text not in choices:
-            raise bad_option(name, f"invalid argument for --{name}")
-        return text
-
-    def spoken(self) -> list[GivenFlag]:
-        """What was given, in its order."""
-        return list(self._flags.values())
 
 
 def read_plan(words: Sequence[str]) -> Plan:
@@ -99,20 +42,16 @@ def read_plan(words: Sequence[str]) -> Plan:
     for spoken in given.spoken():
         if spoken.flag.becomes is Becomes.REFUSED:
             _refuse(spoken)
-    traces, warnings = plan_traces(given)
+    trace, warnings = plan_traces(given)
     return Plan(
         serve=tuple(_serve_words(given)),
         told=_told(given),
-        log=LogPlan(
-            given.whole("log-verbose"), given.boolean("log-info"), given.boolean("log-warning"), given.boolean("log-error"),
-            given.choice("log-format", FORMATS), given.text("log-file"),
-        ),
-        trace=traces,
+        log=_log(given),
+        trace=trace,
         exit_on_error=given.boolean("exit-on-error"),
-        exit_timeout_s=given.whole("exit-timeout-secs"),
         warnings=(*_deprecations(given), *warnings),
         idle=tuple(each.flag.name for each in given.spoken() if each.flag.becomes is Becomes.NOTHING),
-    )  # fmt: skip
+    )
 
 
 def _refuse(spoken: GivenFlag) -> None:
@@ -197,16 +136,7 @@ def _protocol_words(given: Given) -> list[str]:
                              f"{host}:{port}")  # fmt: skip
         ports[host, port] = title
         words += [*_words(f"{protocol}-host", host), *_words(f"{protocol}-port", port)]
-    words += _words("http-max-input-size", _max_input_size(given))
-    words += _words("allow-client-shm", given.boolean("allow-client-shm"))
     return words
-
-
-def _max_input_size(given: Given) -> int:
-    found = given.whole("http-max-input-size")
-    if found <= 0:
-        raise UsageError("Error: --http-max-input-size must be greater than 0.")
-    return found
 
 
 def _cache_words(given: Given) -> tuple[str, str]:
@@ -233,9 +163,82 @@ def _cache_words(given: Given) -> tuple[str, str]:
 
 
 def _told(given: Given) -> dict[str, Any]:
-    """What gateways are told that `serve` does not say. Whoever reaches Triton's ports may load and unload."""
+    """Whoever reaches Triton's ports may load and unload models, as with Triton."""
+    told: dict[str, Any] = {"model_control": "anyone"}
+    for flag, field, read in _OF_GATEWAYS:
+        if flag in given:
+            told[field] = read(given, flag)
+    return told
+
+
+def _pattern(given: Given, flag: str) -> str:
+    """A regular expression, perhaps with the sign that it minds the case. Raises UsageError."""
+    text = given.text(flag)
+    try:
+        re.compile(text.removeprefix("(?-i)"))
+    except re.error as error:
+        raise bad_option(flag, f"{text!r} is no regular expression: {error}") from None
+    return text
+
+
+def _restrictions(given: Given, flag: str) -> tuple[str, ...]:
+    """Raises UsageError where a group is in two of them."""
+    texts = given.texts(flag)
+    groups = [group for text in texts for group in text.partition(":")[0].split(",")]
+    for group in groups:
+        if groups.count(group) > 1:
+            kind = flag.rpartition("-")[2]
+            raise bad_option(flag, f"restricted {kind} '{group}' can not be specified in multiple config groups")
+    return tuple(texts)
+
+
+def _compression(given: Given, flag: str) -> str:
+    if given.text(flag) not in COMPRESSION:
+        raise bad_option(flag, "invalid argument for --grpc_infer_response_compression_level")
+    return given.text(flag)
+
+
+def _max_input_size(given: Given, flag: str) -> int:
+    if given.whole(flag) <= 0:
+        raise UsageError("Error: --http-max-input-size must be greater than 0.")
+    return given.whole(flag)
+
+
+_OF_GATEWAYS: tuple[tuple[str, str, Callable[[Given, str], Any]], ...] = (
+    ("id", "server_id", Given.text),
+    ("strict-readiness", "strict_readiness", Given.boolean),
+    ("allow-client-shm", "allow_client_shm", Given.boolean),
+    ("http-max-input-size", "http_max_input_size", _max_input_size),
+    ("http-header-forward-pattern", "http_header_forward_pattern", _pattern),
+    ("http-restricted-api", "http_restricted_api", _restrictions),
+    ("grpc-infer-response-compression-level", "grpc_infer_response_compression_level", _compression),
+    ("grpc-header-forward-pattern", "grpc_header_forward_pattern", _pattern),
+    ("grpc-restricted-protocol", "grpc_restricted_protocols", _restrictions),
+    ("grpc-keepalive-time", "grpc_keepalive_time_ms", Given.whole),
+    ("grpc-keepalive-timeout", "grpc_keepalive_timeout_ms", Given.whole),
+    ("grpc-keepalive-permit-without-calls", "grpc_keepalive_permit_without_calls", Given.boolean),
+    ("grpc-http2-max-pings-without-data", "grpc_http2_max_pings_without_data", Given.whole),
+    (
+        "grpc-http2-min-recv-ping-interval-without-data", "grpc_http2_min_recv_ping_interval_without_data_ms", Given.whole,
+    ),
+    ("grpc-http2-max-ping-strikes", "grpc_http2_max_ping_strikes", Given.whole),
+    ("grpc-max-connection-age", "grpc_max_connection_age_ms", Given.whole),
+    ("grpc-max-connection-age-grace", "grpc_max_connection_age_grace_ms", Given.whole),
+    ("grpc-use-ssl", "grpc_use_ssl", Given.boolean),
+    ("grpc-use-ssl-mutual", "grpc_use_ssl_mutual", Given.boolean),
+    ("grpc-server-cert", "grpc_server_cert", Given.text),
+    ("grpc-server-key", "grpc_server_key", Given.text),
+    ("grpc-root-cert", "grpc_root_cert", Given.text),
+)  # fmt: skip
+"""Flag, the setting of gateways that it is, and how its value is read."""
+
+
+def _log(given: Given) -> dict[str, Any]:
     return {
-        "server_id": given.text("id"),
-        "strict_readiness": given.boolean("strict-readiness"),
-        "model_control": "anyone",
+        "log_verbose_level": max(0, given.whole("log-verbose")),
+        "log_info": given.boolean("log-info"),
+        "log_warning": given.boolean("log-warning"),
+        "log_error": given.boolean("log-error"),
+        "log_format": given.choice("log-format", FORMATS),
+        "log_file": given.text("log-file"),
     }
