@@ -19,6 +19,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 LOGGER = "penstock"
+TABLE = "table"
+"""The attribute of a record (`extra={TABLE: text}`) that in Triton's shapes follows its line, over several of its own."""
 _LETTERS = {logging.DEBUG: "I", logging.INFO: "I", logging.WARNING: "W"}
 """Triton's; its verbose lines are I too. Everything above is E."""
 
@@ -75,7 +77,9 @@ class LineFormatter(logging.Formatter):
         text = record.getMessage()
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
-        where = f"{record.process} {record.filename}:{record.lineno}] {msgspec.json.encode(text).decode()}"
+        table = getattr(record, TABLE, "")
+        said = f"{text}\n{table}" if table else msgspec.json.encode(text).decode()
+        where = f"{record.process} {record.filename}:{record.lineno}] {said}"
         moment = time.gmtime(record.created)
         if self.settings.log_format == "ISO8601":
             return f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', moment)} {letter} {where}"

@@ -127,7 +127,7 @@ class Broker:
         self.gateways.open_ports()
 
     def _remove_old_traces(self) -> None:
-        file = self._settings.trace.trace_file
+        file = self.settings.trace.trace_file
         try:
             if file:
                 remove_old_traces(file)

@@ -44,9 +44,14 @@ def drain(
     log.info("All models are stopped, unloading models")
     core.fleet.stop()
     flush(time.monotonic_ns())  # before the loop waits: nothing else may happen until the workers hear of it
-    wait(lambda: core.gateways.are_gone and not core.fleet.instances, core.settings.kill_s, lambda: _live(core))
-    core.fleet.kill("did not exit in time")
-    wait(lambda: core.gateways.are_gone and not core.fleet.instances, 1.0, lambda: _live(core))
+    wait(lambda: _are_gone(core), core.settings.kill_s, lambda: _live(core))
+    if not _are_gone(core):
+        core.fleet.kill("did not exit in time")
+        wait(lambda: _are_gone(core), 1.0, lambda: _live(core))
+
+
+def _are_gone(core: Core) -> bool:
+    return core.gateways.are_gone and not core.fleet.instances
 
 
 def _in_flight(core: Core) -> str:

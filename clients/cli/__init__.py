@@ -16,8 +16,8 @@ import click
 from .failures import exit_codes
 
 COMMANDS = (
-    "serve", "tritonserver", "broker", "worker", "gateway", "demo", "status", "models", "stats", "top", "regions", "load", "unload",
-    "config", "infer", "perf", "report", "convert", "trace", "timeline", "doctor", "completion", "help", "stop",
+    "serve", "tritonserver", "broker", "worker", "gateway", "demo", "status", "models", "stats", "top", "regions", "load",
+    "unload", "config", "infer", "perf", "report", "convert", "trace", "timeline", "doctor", "completion", "help", "stop",
 )  # fmt: skip
 """In the order of `penstock --help`. Command `x` is the function `x` of module `x_command`."""
 

@@ -100,7 +100,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("model-control-mode", TEXT, SETTING, "What is loaded, and who may load: none, poll or explicit.", "none"),
         Flag("repository-poll-secs", WHOLE, SETTING, "With poll: how often repositories are looked at.", "15"),
         Flag("load-model", TEXT, SETTING, "With explicit: loaded at the start; * is all.", repeats=True),
-        Flag("model-load-thread-count", WHOLE, SETTING, "How many instances may be loading at once.", "4"),
+        Flag("model-load-thread-count", WHOLE, SETTING, "How many instances may be loading at once; else two per core."),
         Flag(
             "model-load-retry-count", WHOLE, REFUSED,
             "a load that failed is not tried again by itself; load the model when the reason is gone", "0", harmless=("0",),

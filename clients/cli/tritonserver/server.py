@@ -14,6 +14,7 @@ import click
 
 from ....ipc.addresses import default_local_path
 from ....ipc.errors import Code, PenstockError
+from ....ipc.log_lines import TABLE, LogSettings, write_log
 from ..serving import default_addresses, settings_of
 from .flags import FLAGS
 from .plan import Plan
@@ -45,7 +46,6 @@ class ServerFailed(click.ClickException):
 
 def serve_as_triton(plan: Plan) -> None:
     """Serves until a signal or `penstock stop`. Raises ServerFailed."""
-    from ....ipc.log_lines import LogSettings, write_log
     from ....ipc.trace_settings import TraceSettings
     from ....runtime.broker import Broker
 
@@ -70,7 +70,7 @@ def serve_as_triton(plan: Plan) -> None:
 
 
 def _options(plan: Plan) -> dict[str, Any]:
-    """The values of the options of `serve`, from the words and, for what they leave out, the environment. Raises ServerFailed."""
+    """What the options of `serve` are: from the words, and what they leave out from the environment. Raises ServerFailed."""
     from ..serve_command import serve
 
     repositories = plan.serve[plan.serve.index("--") + 1 :]
@@ -130,8 +130,8 @@ class Started:
     def __call__(self, broker: Broker) -> None:
         """Tables, then where what is served; or stops a broker that could not load everything."""
         models = [model for model in broker.index() if model["state"]]
-        log.info("", extra={"table": drawn([("Model", "Version", "Status"), *map(_row, models)])})
-        log.info("", extra={"table": drawn([("Option", "Value"), *_options_of(broker)])})
+        log.info("", extra={TABLE: drawn([("Model", "Version", "Status"), *map(_row, models)])})
+        log.info("", extra={TABLE: drawn([("Option", "Value"), *_options_of(broker)])})
         lost = "; ".join(f"{name}: {reason}" for name, reason in broker.gateways.lost.items())
         if lost:
             log.error("failed to start GRPC or HTTP service: Unavailable - %s", lost)
