@@ -112,8 +112,8 @@ def test_what_is_asked_for_is_understood_by_whom_it_is_for(name: str) -> None:
 
 def test_without_flags_it_is_as_open_as_triton() -> None:
     options, gateway, log, trace, exits = everything(read_plan(["--model-repository=/"]))
-    assert (options["http_host"], options["http_port"], options["grpc_port"]) == ("0.0.0.0", 8000, 8001)  # noqa: S104
-    assert (options["metrics_host"], options["metrics_port"]) == ("0.0.0.0", 8002)  # noqa: S104
+    assert (options["http_host"], options["http_port"], options["grpc_port"]) == ("0.0.0.0", 8000, 8001)
+    assert (options["metrics_host"], options["metrics_port"]) == ("0.0.0.0", 8002)
     assert (options["control_mode"], options["drain_s"], options["cache_size_bytes"]) == ("none", 30.0, 0)
     assert gateway.model_control == "anyone" and gateway.allow_client_shm and gateway.strict_readiness
     assert log.log_format == "default" and log.log_verbose_level == 0 and trace.trace_level == () and exits
