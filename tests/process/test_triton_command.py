@@ -161,7 +161,7 @@ def test_the_time_to_exit_is_kept_and_what_is_still_in_flight_is_answered(tmp_pa
         told: list[Any] = []
         answered = threading.Event()
 
-        def hear(result: Any, error: InferenceServerException | None) -> None:  # noqa: ARG001 - called by these names
+        def hear(result: Any, error: InferenceServerException | None) -> None:
             told.append(error)
             answered.set()
 
