@@ -62,14 +62,6 @@ class GivenInput(Struct, frozen=True):
     def has_data(self) -> bool:
         return len(self.data) > 0
 
-    def numbers(self, decoder: msgspec.json.Decoder[Any]) -> Any:
-        """The data in one typed pass. Raises one of NOT_READABLE, also when it is not of that type."""
-        return decoder.decode(self.data)
-
-    def anything(self) -> Any:
-        """The data, whatever it is. Raises one of NOT_READABLE."""
-        return msgspec.json.decode(self.data)
-
 
 class WantedOutput(Struct, frozen=True):
     """An output that is asked for."""
@@ -97,26 +89,31 @@ class ReadInput(GivenInput, frozen=True):
     def has_data(self) -> bool:
         return self.is_given
 
-    def numbers(self, decoder: msgspec.json.Decoder[Any]) -> Any:  # noqa: ARG002 - of GivenInput
-        raise msgspec.ValidationError
-
-    def anything(self) -> Any:
-        return self.values
-
 
 _decoder = msgspec.json.Decoder(Document)
 
 
 def read(written: bytes) -> Document:
-    """A request's document. Raises CallerError in Triton's words (INTERNAL, as Triton answers them)."""
-    if written.count(b"[") + written.count(b"{") <= MAX_NESTING:  # else it may be nested deeper than is allowed
-        try:
-            document = _decoder.decode(written)
-        except NOT_READABLE:
-            return read_apart(written)
-        if all(size < UNSIGNED_END for given in document.inputs for size in given.shape):
-            return document
-    return read_apart(written)
+    """A request's document. Raises CallerError in Triton's words (INTERNAL, as Triton answers them).
+
+    What is in `data` is not looked at yet, but for being JSON.
+    """
+    try:
+        document = _decoder.decode(written)
+    except NOT_READABLE:
+        return read_apart(written)
+    except RecursionError:
+        raise _nested_too_deeply() from None
+    if any(size >= UNSIGNED_END for given in document.inputs for size in given.shape):
+        return read_apart(written)
+    brackets = _brackets(written)
+    if brackets > MAX_NESTING and brackets - sum(_brackets(bytes(given.data)) for given in document.inputs) > MAX_NESTING:
+        return read_apart(written)  # something that means nothing may be nested deeper than is allowed
+    return document
+
+
+def _brackets(written: bytes) -> int:
+    return written.count(b"[") + written.count(b"{")
 
 
 def read_apart(written: bytes) -> Document:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import cache
+from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
@@ -14,21 +16,26 @@ import numpy.typing as npt
 from ....ipc.errors import CallerError, invalid
 from ....ipc.tensors import FLOATING, deserialize_bytes, elements, numpy_dtype, serialize_bytes
 from ..requests import OutputTensor
-from .infer_document import NOT_READABLE, GivenInput, array, refused
+from .infer_document import NOT_READABLE, GivenInput, ReadInput, array, refused
 
 BINARY_ONLY = frozenset({"FP16", "BF16"})  # KServe's JSON has no number for them
+MOST_NESTED = 16
+"""Dimensions of a tensor whose data is read in one typed pass, nested as it is."""
 
-_FLOATS = msgspec.json.Decoder(list[float])
-_BOOLEANS = msgspec.json.Decoder(list[bool])
-_STRINGS = msgspec.json.Decoder(list[str])
-_SIGNED = msgspec.json.Decoder(list[int])
-_UNSIGNED = msgspec.json.Decoder(list[Annotated[int, msgspec.Meta(ge=0)]])
-
-_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
-    "BOOL": _BOOLEANS, "BYTES": _STRINGS, "FP32": _FLOATS, "FP64": _FLOATS,
-    **dict.fromkeys(("INT8", "INT16", "INT32", "INT64"), _SIGNED),
-    **dict.fromkeys(("UINT8", "UINT16", "UINT32", "UINT64"), _UNSIGNED),
+_ELEMENTS: dict[str, Any] = {
+    "BOOL": bool, "BYTES": str, "FP32": float, "FP64": float,
+    **dict.fromkeys(("INT8", "INT16", "INT32", "INT64"), int),
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32", "UINT64"), Annotated[int, msgspec.Meta(ge=0)]),
 }  # fmt: skip
+"""What the elements of each datatype are in JSON. msgspec takes integers for float, and nothing else for anything else."""
+
+
+@cache
+def _decoder(datatype: str, depth: int) -> msgspec.json.Decoder[Any]:
+    kind = _ELEMENTS[datatype]
+    for _ in range(depth):
+        kind = list[kind]
+    return msgspec.json.Decoder(kind)
 
 
 def content_of(given: GivenInput, prefix: str, model: str) -> bytes:
@@ -38,10 +45,7 @@ def content_of(given: GivenInput, prefix: str, model: str) -> bytes:
             f"receiving {given.datatype} data via JSON is not supported. "
             f"Please use the binary data format for input {given.name}"
         )
-    try:
-        values = given.numbers(_DECODERS[given.datatype])
-    except NOT_READABLE:
-        values = _flattened(given)
+    values = _flattened(given) if isinstance(given, ReadInput) else _typed(given)
     expected = elements(given.shape)
     if given.datatype == "BYTES":
         _check_strings(given, len(values), expected, prefix, model)
@@ -51,6 +55,19 @@ def content_of(given: GivenInput, prefix: str, model: str) -> bytes:
     if len(values) > expected:
         raise refused("Unable to parse 'data': Shape does not match true shape of 'data' field")
     return _array(values, given.datatype).tobytes()
+
+
+def _typed(given: GivenInput) -> list[Any]:
+    """Its elements in order, when they are in one array, or nested as the shape is."""
+    try:
+        values: list[Any] = _decoder(given.datatype, 1).decode(given.data)
+    except NOT_READABLE:
+        if not 1 < len(given.shape) <= MOST_NESTED:
+            raise
+        values = _decoder(given.datatype, len(given.shape)).decode(given.data)
+        for _ in given.shape[1:]:
+            values = list(chain.from_iterable(values))
+    return values
 
 
 def _array(values: list[Any], datatype: str) -> npt.NDArray[Any]:
@@ -85,9 +102,9 @@ def _check_strings(given: GivenInput, found: int, expected: int, prefix: str, mo
 # --- data that is not one flat array of its type ------------------------------------------------------------------------------
 
 
-def _flattened(given: GivenInput) -> list[Any]:
+def _flattened(given: ReadInput) -> list[Any]:
     """Its elements in order, whatever the nesting, as Triton takes them. Raises CallerError for the first of a wrong type."""
-    values = list(_elements(array(given.anything(), "data")))
+    values = list(_elements(array(given.values, "data")))
     for value in values:
         if not _fits(value, given.datatype):
             raise _wrong_element(given.datatype)
@@ -134,12 +151,12 @@ def data_of(output: OutputTensor) -> Any:
     """The flat `data` of an output, to be encoded by msgspec. Raises CallerError for what JSON has no form for."""
     assert output.content is not None
     if output.datatype in BINARY_ONLY:
-        raise _binary_only(output, output.datatype)
+        raise _binary_only(output, f"{output.datatype} data")
     if output.datatype == "BYTES":
         try:
             return [value.decode() for value in deserialize_bytes(output.content, output.shape, output.name).ravel()]
         except UnicodeDecodeError:
-            raise _binary_only(output, "BYTES that is not UTF-8") from None
+            raise _binary_only(output, "BYTES data that is no UTF-8") from None
     numbers = np.frombuffer(output.content, numpy_dtype(output.datatype))
     if output.datatype in FLOATING and not np.isfinite(numbers).all():  # NaN and Infinity, as Triton writes them
         return msgspec.Raw(json.dumps(numbers.tolist(), separators=(",", ":")).encode())
@@ -147,4 +164,4 @@ def data_of(output: OutputTensor) -> Any:
 
 
 def _binary_only(output: OutputTensor, kind: str) -> CallerError:
-    return invalid(f"sending {kind} data via JSON is not supported. Please use the binary data format for output {output.name}")
+    return invalid(f"sending {kind} via JSON is not supported. Please use the binary data format for output {output.name}")

@@ -10,13 +10,13 @@ from ....ipc.errors import invalid
 from .exchange import Call, Response, of_message
 
 GROUPS = {
-    "health": r"/v2/health/.*|/v2/models/[^/]+(/versions/[0-9]+)?/ready",
-    "metadata": r"/v2/?|/v2/models/[^/]+(/versions/[0-9]+)?",
-    "inference": r"/v2/models/[^/]+(/versions/[0-9]+)?/(infer|generate|generate_stream)",
+    "health": r"/v2/health/.*|/v2/models/[^/]+(/versions/[^/]+)?/ready",
+    "metadata": r"/v2/?|/v2/models/(?!stats$)[^/]+(/versions/[^/]+)?",
+    "inference": r"/v2/models/[^/]+(/versions/[^/]+)?/(infer|generate|generate_stream)",
     "shared-memory": r"/v2/(system|cuda)sharedmemory(/.*)?",
-    "model-config": r"/v2/models/[^/]+(/versions/[0-9]+)?/config",
+    "model-config": r"/v2/models/[^/]+(/versions/[^/]+)?/config",
     "model-repository": r"/v2/repository/.*",
-    "statistics": r"/v2/models/stats|/v2/models/[^/]+(/versions/[0-9]+)?/stats",
+    "statistics": r"/v2/models/stats|/v2/models/[^/]+(/versions/[^/]+)?/stats",
     "trace": r"/v2(/models/[^/]+)?/trace/setting",
     "logging": r"/v2/logging",
 }
