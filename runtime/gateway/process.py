@@ -59,11 +59,8 @@ async def serve(settings: GatewaySettings, say: Callable[[str], None], stopping_
             servers.append(http)
             held.push_async_callback(http.stop, SETTLES_S)
         if settings.grpc_port >= 0:
-            servicer = InferenceService(parts, settings.grpc_port)
-            grpc = GrpcServer(servicer, settings.grpc_host, settings.grpc_port)
-            await grpc.start()
-            servicer.port = grpc.port
-            addresses.append(f"grpc://{settings.grpc_host}:{grpc.port}")
+            grpc = GrpcServer(InferenceService(parts), settings)
+            addresses.append(f"grpc://{settings.grpc_host}:{await grpc.start()}")
             servers.append(grpc)
             held.push_async_callback(grpc.stop, SETTLES_S)
         await parts.link.serve()

@@ -23,7 +23,7 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     grpc_port: int = -1
     allow_client_shm: bool = True
     http_max_input_size: int = 64 * 1024 * 1024  # bytes of a request's body; Triton's default
-    http_header_forward_pattern: str = ""  # over_http/forwarding.py
+    http_header_forward_pattern: str = ""  # forwarding.py
     http_restricted_api: tuple[str, ...] = ()  # over_http/restrictions.py
     server_id: str = "triton"  # the name in the server's metadata
     strict_readiness: bool = True  # ready only while every model is, but for those that were unloaded on purpose
@@ -35,8 +35,8 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
 
     # Triton's --grpc-* flags, by their names, with their defaults
     grpc_infer_response_compression_level: Literal["none", "low", "medium", "high"] = "none"
-    grpc_header_forward_pattern: str = ""  # a regular expression; empty: no metadata becomes a request parameter
-    grpc_restricted_protocols: tuple[str, ...] = ()  # GROUP,GROUP:KEY=VALUE, each
+    grpc_header_forward_pattern: str = ""
+    grpc_restricted_protocol: tuple[str, ...] = ()  # over_grpc/restrictions.py
     grpc_keepalive_time_ms: int = 7_200_000
     grpc_keepalive_timeout_ms: int = 20_000
     grpc_keepalive_permit_without_calls: bool = False

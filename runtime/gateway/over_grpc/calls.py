@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from ....ipc.errors import Code, PenstockError
+from ....ipc.errors import BrokerError, Code, PenstockError
 from ....ipc.local_sockets import Address
 from ..callers import Caller
 from ..tracing import Passage, Tracing
@@ -26,6 +26,8 @@ STATUS = {
     Code.ALREADY_EXISTS: StatusCode.ALREADY_EXISTS, Code.CANCELLED: StatusCode.CANCELLED,
     Code.OVERLOADED: StatusCode.UNAVAILABLE, Code.DEADLINE_EXCEEDED: StatusCode.UNAVAILABLE,
 }  # fmt: skip
+LONGEST_DETAILS = 2600
+"""Bytes. They travel in a header, at worst three for one; clients take 8 KiB of headers, and of a larger one see nothing."""
 
 
 def answered(method: Callable[[Any, Any, Caller], Awaitable[T]]) -> Callable[[Any, Any, Any], Awaitable[T]]:
@@ -35,10 +37,10 @@ def answered(method: Callable[[Any, Any, Caller], Awaitable[T]]) -> Callable[[An
     async def called(self: Any, request: Any, context: Any) -> T:
         log.debug("gRPC request: %s", method.__name__)
         try:
-            answering = method(self, request, caller_of(context, self.port))
+            answering = method(self, request, caller_of(context.peer(), self.port))
             return await (_traced(self.tracing, answering, context) if self.tracing.on else answering)
-        except PenstockError as error:
-            await context.abort(STATUS[error.code], error.message)
+        except Exception as error:
+            await abort(context, error, method.__name__)
             raise
         except asyncio.CancelledError:
             log.debug("Cancellation notification received for %s", method.__name__)
@@ -62,13 +64,33 @@ async def _traced(tracing: Tracing, answering: Awaitable[T], context: Any) -> T:
     return answer
 
 
-def caller_of(context: Any, port: int) -> Caller:
+async def abort(context: Any, error: Exception, what: str) -> None:
+    """Ends a call with an error; `what` was called. One that nobody meant to be raised is logged, and INTERNAL."""
+    said = meant(error, what)
+    await context.abort(STATUS[said.code], details_of(said))
+
+
+def meant(error: Exception, what: str) -> PenstockError:
+    """The error that is answered; one that nobody meant to be raised is logged."""
+    if isinstance(error, PenstockError):
+        return error
+    log.error("%s over gRPC failed", what, exc_info=error)
+    return BrokerError(f"{type(error).__name__}: {error}", Code.INTERNAL)
+
+
+def details_of(error: PenstockError) -> str:
+    """The error's text, as much of it as reaches the client."""
+    text = error.message.encode()
+    return error.message if len(text) <= LONGEST_DETAILS else text[:LONGEST_DETAILS].decode(errors="ignore") + "..."
+
+
+@functools.lru_cache(maxsize=4096)
+def caller_of(peer: str, port: int) -> Caller:
     """Who is at the other end: gRPC says "ipv4:127.0.0.1:50412" or "ipv6:%5B::1%5D:50412", and not to which address of ours.
 
     A program of this machine reaches us from the same address as it calls, or from a loopback address: that of ours is taken to
     be the same.
     """
-    peer = context.peer()
     _, _, name = unquote(peer).partition(":")
     host, _, remote_port = name.rpartition(":")
     if not remote_port.isdecimal():

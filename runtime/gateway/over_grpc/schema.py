@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf import json_format
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 
 from ..lacking import lacking
 
@@ -22,6 +22,38 @@ service: Any = service_pb2_grpc
 """GRPCInferenceServiceServicer, and what adds one to a server."""
 
 StatusCode = grpc.StatusCode
+Compression = grpc.Compression
 aio: Any = grpc.aio
+rpc: Any = grpc
+"""What makes handlers of methods, and credentials of certificates."""
 ServicerContext = grpc.aio.ServicerContext
 parse_dict = json_format.ParseDict
+
+
+def _health() -> tuple[Any, Any]:
+    """HealthCheckRequest and HealthCheckResponse of grpc.health.v1.
+
+    Their schema is three fields that do not change (grpc's health.proto). grpcio-health-checking ships them compiled, by a
+    protobuf whose version would have to suit that of tritonclient's messages.
+    """
+    file = descriptor_pb2.FileDescriptorProto(name="health.proto", package="grpc.health.v1", syntax="proto3")
+    field = descriptor_pb2.FieldDescriptorProto
+    asked = file.message_type.add(name="HealthCheckRequest")
+    asked.field.add(name="service", number=1, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
+    answer = file.message_type.add(name="HealthCheckResponse")
+    states = answer.enum_type.add(name="ServingStatus")
+    for number, name in enumerate(("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")):
+        states.value.add(name=name, number=number)
+    answer.field.add(
+        name="status", number=1, type=field.TYPE_ENUM, label=field.LABEL_OPTIONAL,
+        type_name=".grpc.health.v1.HealthCheckResponse.ServingStatus",
+    )  # fmt: skip
+    pool = descriptor_pool.DescriptorPool()  # of its own: the process's may hold the compiled one
+    pool.Add(file)
+    made = [
+        message_factory.GetMessageClass(pool.FindMessageTypeByName(f"grpc.health.v1.{each.name}")) for each in (asked, answer)
+    ]
+    return made[0], made[1]
+
+
+HealthCheckRequest, HealthCheckResponse = _health()

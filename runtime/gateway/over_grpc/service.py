@@ -7,18 +7,25 @@ from typing import Any
 
 from ..callers import Caller
 from ..parts import Parts
-from . import documents, inference, repository, shared_memory, shared_settings
+from . import documents, repository, shared_memory, shared_settings
 from .calls import answered
+from .health import Health
+from .inferring import GrpcInference
 from .schema import pb, service
 
 
 class InferenceService(service.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """`port`: where it is served."""
+    """`port`: where it is served, once it is."""
 
-    def __init__(self, parts: Parts, port: int) -> None:
-        self.port = port
+    def __init__(self, parts: Parts) -> None:
+        self.port = 0
         self.tracing = parts.tracing
+        self.inferring = GrpcInference(parts)
+        self.health = Health(parts.documents)
         self._parts = parts
+
+    def __repr__(self) -> str:
+        return f"<InferenceService at port {self.port}, {self.inferring!r}>"
 
     @answered
     async def ServerLive(self, _request: Any, _caller: Caller) -> Any:  # noqa: N802 - gRPC's names
@@ -61,10 +68,11 @@ class InferenceService(service.GRPCInferenceServiceServicer):  # type: ignore[mi
     async def RepositoryModelUnload(self, request: Any, caller: Caller) -> Any:  # noqa: N802
         return await repository.unload(self._parts.repository, request, caller)
 
-    @answered
-    async def ModelInfer(self, request: Any, caller: Caller) -> Any:  # noqa: N802
-        answer = await self._parts.inference.infer(inference.request_of(request), caller)
-        return inference.response_of(answer)
+    async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self.inferring.infer(request, context, self.port)
+
+    async def ModelStreamInfer(self, request_iterator: Any, context: Any) -> None:  # noqa: N802
+        await self.inferring.stream(request_iterator, context, self.port)
 
     @answered
     async def SystemSharedMemoryStatus(self, request: Any, caller: Caller) -> Any:  # noqa: N802

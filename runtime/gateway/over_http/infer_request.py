@@ -10,6 +10,7 @@ from msgspec import UNSET
 
 from ....ipc.errors import invalid
 from ....ipc.tensors import DATATYPES, ITEM_BYTES, elements
+from ..forwarding import RESERVED_PREFIX
 from ..requests import MOST, Bytes, InferRequest, Input, InRegion, Output, check_range
 from ..requests import unsigned as broker_number
 from .infer_document import (
@@ -27,7 +28,6 @@ from .infer_document import (
 from .json_tensors import content_of
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
-RESERVED_PREFIX = "triton_"
 NO_OUTPUTS: Mapping[str, bool] = {}
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from ....ipc.errors import CallerError, PenstockError
 from ..documents import version_of
+from ..forwarding import HeaderForwarding
 from ..parts import Parts
 from ..unknown_models import as_triton, check_model_name
 from .compression import deflated, wanted_coding
 from .exchange import Call, Response
-from .forwarding import HeaderForwarding
 from .infer_request import LENGTH_HEADER, Asked, asked, header_size
 from .infer_response import response_of
 from .raw_request import raw_request
@@ -27,7 +27,7 @@ class HttpInference:
     def __init__(self, parts: Parts) -> None:
         self._link = parts.link
         self._inference = parts.inference
-        self._forwarding = HeaderForwarding(parts.settings.http_header_forward_pattern)
+        self._forwarding = HeaderForwarding(parts.settings.http_header_forward_pattern, "--http-header-forward-pattern")
 
     def __repr__(self) -> str:
         return f"<HttpInference by {self._inference!r}>"
@@ -42,7 +42,7 @@ class HttpInference:
 
     async def _asked(self, call: Call, model: str, version: int) -> Asked:
         body = call.body
-        forwarded = self._forwarding.parameters(call.headers)
+        forwarded = self._forwarding.parameters(call.headers.items())
         size = header_size(call.headers.get(LENGTH_HEADER), len(body))
         if size == 0:
             return raw_request(body, await self._metadata(model, version), model, version, forwarded)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ....ipc.errors import invalid
+from ..restricted import restricted_groups
 from .exchange import Call, Response, of_message
 
 GROUPS = {
@@ -43,21 +43,4 @@ class Restriction:
 
 def restrictions_of(flags: Sequence[str]) -> list[Restriction]:
     """From Triton's flags. Raises CallerError."""
-    seen: set[str] = set()
-    restrictions: list[Restriction] = []
-    for flag in flags:
-        names, colon, pair = flag.partition(":")
-        header, equals, value = pair.partition("=")
-        if not (names and colon and header and equals):
-            raise invalid(
-                f"--http-restricted-api option format is '<API1>,<API2>,..:<restricted-key>=<restricted-value>'. Got {flag}"
-            )
-        groups = names.split(",")
-        for group in groups:
-            if group not in GROUPS:
-                raise invalid(f"unknown restricted api '{group}'")
-            if group in seen:
-                raise invalid(f"api '{group}' can not be specified in multiple config groups")
-            seen.add(group)
-        restrictions.append(Restriction(groups, header, value))
-    return restrictions
+    return [Restriction(*row) for row in restricted_groups(flags, "--http-restricted-api", "api", GROUPS)]

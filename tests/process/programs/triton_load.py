@@ -50,7 +50,7 @@ class Load:
         limits = {"client_timeout": PATIENCE_S} if self._is_grpc else {}
         try:
             answer = self._client.infer(self._model, [given], **limits)
-        except Exception as error:  # whatever a client makes of it: it is an outcome
+        except Exception as error:  # noqa: BLE001 - whatever a client makes of it: it is an outcome
             late = "timed out" in str(error) or "Deadline" in str(error)
             self.failed["late" if late else f"{type(error).__name__}: {error}"] += 1
             self._client.close()

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ModelInfer and ModelStreamInfer: from the call to the request, and from the answer to the response."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from ....ipc.errors import BrokerError, CallerError
+from ..callers import Caller
+from ..documents import version_of
+from ..forwarding import HeaderForwarding
+from ..parts import Parts
+from .calls import abort, caller_of
+from .inference import NO_HEADERS, request_of, response_of
+from .schema import Compression
+from .streams import SHUTTING_DOWN, InferStream
+
+STRICT = "triton_grpc_error"
+"""Metadata by which a client asks for a stream that ends with the status of its first error."""
+
+
+class GrpcInference:
+    """Belongs to the loop."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._inference = parts.inference
+        self._documents = parts.documents
+        self._forwarding = HeaderForwarding(parts.settings.grpc_header_forward_pattern, "--grpc-header-forward-pattern")
+        self._compresses = parts.settings.grpc_infer_response_compression_level != "none"
+        self._streams: set[InferStream] = set()
+        self._is_leaving = False
+
+    def __repr__(self) -> str:
+        return f"<GrpcInference{' leaving' if self._is_leaving else ''}, {len(self._streams)} streams, by {self._inference!r}>"
+
+    async def infer(self, message: Any, context: Any, port: int) -> Any:
+        """One request."""
+        if self._compresses:
+            context.set_compression(Compression.Gzip)
+        try:
+            return await self._answer(message, caller_of(context.peer(), port), self._headers(context))
+        except Exception as error:
+            await abort(context, error, "ModelInfer")
+            raise
+
+    async def stream(self, messages: AsyncIterator[Any], context: Any, port: int) -> None:
+        """A stream of requests."""
+        if self._compresses:
+            context.set_compression(Compression.Gzip)
+        caller = caller_of(context.peer(), port)
+        is_strict = (STRICT, "true") in context.invocation_metadata()
+        try:
+            headers = self._headers(context)
+        except CallerError as error:
+            await abort(context, error, "ModelStreamInfer")
+            raise
+        stream = InferStream(lambda message: self._answer(message, caller, headers), context, is_strict)
+        self._streams.add(stream)
+        try:
+            await stream.serve(messages)
+        finally:
+            self._streams.discard(stream)
+
+    def leave(self) -> None:
+        """Takes no more requests, and has streams end with those that they have."""
+        self._is_leaving = True
+        for stream in self._streams:
+            stream.leave()
+
+    def _headers(self, context: Any) -> Mapping[str, str]:
+        if not self._forwarding.is_wanted:
+            return NO_HEADERS
+        return self._forwarding.parameters(
+            (name, value) for name, value in context.invocation_metadata() if isinstance(value, str)
+        )  # fmt: skip
+
+    async def _answer(self, message: Any, caller: Caller, headers: Mapping[str, str]) -> Any:
+        if self._is_leaving:
+            raise BrokerError(SHUTTING_DOWN)
+        try:
+            request = request_of(message, headers)
+        except CallerError:  # Triton looks for the model before it reads the request
+            await self._documents.metadata(message.model_name, version_of(message.model_version))
+            raise
+        return response_of(await self._inference.infer(request, caller))
