@@ -78,6 +78,7 @@ class InlineMemory:
         self._growth: asyncio.Task[None] | None = None
         self._trimming: asyncio.TimerHandle | None = None
         self._count = 0
+        self._waiting = 0  # requests for which it grows
         self.leased = 0
 
     def __repr__(self) -> str:
@@ -98,7 +99,11 @@ class InlineMemory:
             if not missing:
                 self.leased += 1
                 return Leased(self, self._arena.take(classes))
-            await self._grow(missing)
+            self._waiting += 1
+            try:
+                await self._grow(missing)
+            finally:
+                self._waiting -= 1
 
     def give(self, placement: Placement) -> None:
         """The placement is not in use any more."""
@@ -145,7 +150,8 @@ class InlineMemory:
 
     def _trim(self) -> None:
         self._trimming = None
-        self._arena.trim(KEPT_BYTES)
+        if not self._waiting:  # else it is about to be used
+            self._arena.trim(KEPT_BYTES)
         if self._arena.byte_size > KEPT_BYTES:
             self._trim_later()
 
