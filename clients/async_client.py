@@ -18,6 +18,7 @@ from .catalog import Catalog, Model, Models, doubt
 from .control import Files, carried, load_question, unload_question
 from .leasing import Draft, Inputs, Lease, Leasing, Wanted, checked, in_regions, placed_request
 from .models import Memory, ModelInfo, OutputNames, Shapes, in_memory, layout_of_batch
+from .region_book import unregistration
 from .regions import Region
 from .results import InferResult
 from .sending import check_slot_call, send
@@ -112,6 +113,10 @@ class AsyncClient:
     async def unregister(self, region: Region | str = "") -> None:
         """Forgets a region, by itself or by name, or all of the caller's. Always succeeds; requests in flight keep it."""
         await self._session.unregister(region)
+
+    async def forget_shared(self, name: str = "", *, uid: int) -> None:
+        """Forgets a region, or all, that gateways have registered for a user; for that user and the broker's own only."""
+        await self._session.ask(unregistration(name, uid))
 
     async def regions(self) -> list[dict[str, Any]]:
         """The regions as the broker knows them."""
@@ -219,9 +224,7 @@ class AsyncClient:
     async def __aenter__(self) -> AsyncClient:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
 

@@ -18,6 +18,7 @@ from .futures import InferFuture
 from .leasing import Inputs, Leasing, Wanted
 from .models import Memory, ModelInfo, OutputNames, Shapes, in_memory, layout_of_batch
 from .pending import Entry
+from .region_book import unregistration
 from .regions import Region
 from .results import InferResult
 from .sending import check_slot_call, send, send_all, wait
@@ -134,6 +135,10 @@ class Client:
     def unregister(self, region: Region | str = "") -> None:
         """Forgets a region, by itself or by name, or all of the caller's. Always succeeds; requests in flight keep it."""
         self._session.unregister(region)
+
+    def forget_shared(self, name: str = "", *, uid: int) -> None:
+        """Forgets a region, or all, that gateways have registered for a user; for that user and the broker's own only."""
+        self._session.ask(unregistration(name, uid))
 
     def regions(self) -> list[dict[str, Any]]:
         """The regions as the broker knows them."""

@@ -95,10 +95,10 @@ class Parting:
         self._region.close()
 
 
-def unregistration(name: str) -> partial[tuple[Message, Sequence[int]]]:
-    """What makes an Unregister of its number."""
-    return partial(_unregister, name)
+def unregistration(name: str, uid: int = -1) -> partial[tuple[Message, Sequence[int]]]:
+    """What makes an Unregister of its number: of a region of the client's own, or of one that is shared for a user."""
+    return partial(_unregister, name, uid)
 
 
-def _unregister(name: str, number: int) -> tuple[Message, Sequence[int]]:
-    return Unregister(number, name), ()
+def _unregister(name: str, uid: int, number: int) -> tuple[Message, Sequence[int]]:
+    return Unregister(number, name, uid), ()

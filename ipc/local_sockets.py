@@ -8,6 +8,7 @@ elsewhere, another network namespace included, has no socket here: its user is n
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ _PORTS = struct.Struct("!HH")
 _COOKIE = struct.Struct("=III")  # any interface, and INET_DIAG_NOCOOKIE twice
 _ANSWER = struct.Struct("=BBBB48xIIIII")  # struct inet_diag_msg
 _ALL_STATES = 0xFFFFFFFF
+_MAPPED = bytes(10) + b"\xff\xff"  # what an IPv4 address in IPv6 begins with
+SIOCGIFADDR = 0x8915  # linux/sockios.h
+_GLOBAL, _HOST = "00", "10"  # scopes in /proc/net/if_inet6
 UNKNOWN = -1
 
 
@@ -51,6 +55,23 @@ def uid_of(remote: Address, local: Address) -> int:
         return _search(family, source, target, remote.port, local.port)
 
 
+def own_addresses() -> list[str]:
+    """The loopback addresses of this machine and the first IPv4 address and all IPv6 addresses of each of its interfaces."""
+    found = ["127.0.0.1", *_first_of_interfaces()]
+    for address, *_, scope, _flags, _name in _listed("/proc/net/if_inet6", heading=False):
+        if scope in (_GLOBAL, _HOST):
+            found.append(socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address)))
+    return list(dict.fromkeys(found))
+
+
+def _first_of_interfaces() -> Iterator[str]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asking:
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):  # it has none
+                answer = fcntl.ioctl(asking, SIOCGIFADDR, name.encode().ljust(40, b"\0"))  # struct ifreq, see netdevice(7)
+                yield socket.inet_ntop(socket.AF_INET, answer[20:24])
+
+
 def _ask(family: int, source: bytes, target: bytes, source_port: int, target_port: int) -> int:
     identity = _PORTS.pack(source_port, target_port) + source.ljust(16, b"\0") + target.ljust(16, b"\0")
     content = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _ALL_STATES) + identity + _COOKIE.pack(0, 2**32 - 1, 2**32 - 1)
@@ -65,16 +86,26 @@ def _ask(family: int, source: bytes, target: bytes, source_port: int, target_por
 
 
 def _search(family: int, source: bytes, target: bytes, source_port: int, target_port: int) -> int:
+    if family == socket.AF_INET:
+        found = _find("/proc/net/tcp", source, target, source_port, target_port)
+        if found != UNKNOWN:
+            return found
+        source, target = _MAPPED + source, _MAPPED + target  # an IPv6 socket that is connected to an IPv4 address
+    return _find("/proc/net/tcp6", source, target, source_port, target_port)
+
+
+def _find(path: str, source: bytes, target: bytes, source_port: int, target_port: int) -> int:
     wanted = (_hex(source, source_port), _hex(target, target_port))
-    for fields in _listed("/proc/net/tcp6" if family == socket.AF_INET6 else "/proc/net/tcp"):
+    for fields in _listed(path):
         if (fields[1], fields[2]) == wanted and fields[9] != "0":
             return int(fields[7])
     return UNKNOWN
 
 
-def _listed(path: str) -> Iterator[list[str]]:
+def _listed(path: str, heading: bool = True) -> Iterator[list[str]]:
     with suppress(OSError), open(path, encoding="ascii") as lines:
-        next(lines, "")
+        if heading:
+            next(lines, "")
         for line in lines:
             yield line.split()
 

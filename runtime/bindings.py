@@ -10,7 +10,7 @@ Rules and texts are those of Triton's core where it has them (its infer_request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import msgspec
 
@@ -29,6 +29,7 @@ from ..ipc.messages import (
 from ..ipc.tensors import ITEM_BYTES, byte_size
 from .cache_plans import CachePlan, cache_plan
 from .models import ServedModel
+from .region_checks import Span, check_gpus, check_overlaps, find_region
 from .regions import Names, Region
 from .scheduling.requests import NO_GPU
 
@@ -69,18 +70,6 @@ class Binding:
         return f"<Binding {self.model.label} rows {self.rows} regions {[region.name for region in self.regions]}>"
 
 
-class _Span:
-    """A stretch of memory a request uses; two spans of one object must not overlap when one is written."""
-
-    __slots__ = ("begin", "end", "identity", "tensor")
-
-    def __init__(self, tensor: str, region: Region, offset: int, size: int) -> None:
-        self.tensor = tensor
-        self.identity = region.identity
-        self.begin = region.offset + offset
-        self.end = self.begin + size
-
-
 def bind(model: ServedModel, names: Names, inputs: bytes, outputs: bytes, parts: Sequence[int], inline: Inline) -> Binding:
     """Checks one request against its model and its session's regions.
 
@@ -102,9 +91,9 @@ def bind(model: ServedModel, names: Names, inputs: bytes, outputs: bytes, parts:
     regions = _input_regions(model, names, ordered)
     spans, slots = _place_outputs(model, names, places, rows, ordered)
     _check_sizes(model, tensors, parts)
-    read = [_Span(t.name, r, t.offset, t.byte_size) for t, r in zip(ordered, regions, strict=True) if t and r]
-    _check_overlaps(model, read, spans)
-    _check_gpus(model, [*filter(None, regions), *slots.regions])
+    read = [Span(t.name, r, t.offset, t.byte_size) for t, r in zip(ordered, regions, strict=True) if t and r]
+    check_overlaps(model, read, spans)
+    check_gpus(model, [*filter(None, regions), *slots.regions])
     slices = _slices(ordered, regions, _store_inline(tensors, parts, inline))
     used = {region.number: region for region, _ in slices if region} | {region.number: region for region in slots.regions}
     item = Placement(rows, [piece for _, piece in slices], slots.slices)
@@ -233,68 +222,15 @@ def _input_regions(model: ServedModel, names: Names, ordered: list[InputTensor |
         if tensor is None or not tensor.region:
             found.append(None)
             continue
-        found.append(_region(names, tensor, f"input '{tensor.name}' of model '{model.name}'", tensor.datatype))
+        found.append(find_region(names, tensor, f"input '{tensor.name}' of model '{model.name}'", tensor.datatype))
     return found
-
-
-def _region(names: Names, place: InputTensor | OutputPlace, asker: str, datatype: str) -> Region:
-    """The region that a tensor lies in. Of shared ones Triton's clients ask: they are told in its words alone."""
-    region = names.find(place.region, place.shared, asker)
-    _check_bounds(asker, region, place)
-    _check_kind(asker, region, datatype)
-    return region
-
-
-def _check_bounds(asker: str, region: Region, place: InputTensor | OutputPlace) -> None:
-    offset, size = place.offset, place.byte_size
-    if offset > region.byte_size or (place.shared and offset == region.byte_size):
-        told = f"Invalid offset for shared memory region: '{region.name}'"
-        why = f" has {region.byte_size} bytes, offset is {offset}"
-    elif offset + size > region.byte_size or (place.shared and size == 0):
-        told = f"Invalid offset + byte size for shared memory region: '{region.name}'"
-        why = f" has {region.byte_size} bytes, offset {offset} + byte size {size} is {offset + size}"
-    else:
-        return
-    raise invalid(told if place.shared else f"{asker}: {told}{why}")
-
-
-def _check_kind(asker: str, region: Region, datatype: str) -> None:
-    if region.gpu and datatype == "BYTES":
-        raise invalid(
-            f"{asker}: BYTES cannot lie in CUDA memory, such as region '{region.name}': text is taken apart by the CPU; "
-            "use a memfd or system region"
-        )
-
-
-def _check_gpus(model: ServedModel, regions: Iterable[Region]) -> None:
-    """Raises CallerError for CUDA regions that no instance of the model can reach."""
-    on_gpus = [region for region in regions if region.gpu]
-    if not on_gpus:
-        return
-    first = on_gpus[0]
-    for other in on_gpus:
-        if other.gpu != first.gpu:
-            raise invalid(
-                f"model '{model.name}': region '{first.name}' lies on {first.gpu}, region '{other.name}' on {other.gpu}: "
-                "the CUDA regions of a request must lie on one GPU"
-            )
-    if not model.gpus:
-        raise invalid(
-            f"model '{model.name}' runs on the CPU and cannot reach region '{first.name}', CUDA memory on {first.gpu}: use a "
-            "memfd or system region, or give the model an instance_group of KIND_GPU"
-        )
-    if first.gpu not in model.gpus:
-        raise invalid(
-            f"model '{model.name}' runs on {', '.join(sorted(model.gpus))} and cannot reach region '{first.name}', CUDA memory "
-            f"on {first.gpu}: allocate it on a GPU of the model, or use a memfd or system region"
-        )
 
 
 def _place_outputs(
     model: ServedModel, names: Names, places: list[OutputPlace], rows: int, inputs: list[InputTensor | None]
-) -> tuple[list[_Span], _OutputSlots]:
+) -> tuple[list[Span], _OutputSlots]:
     _by_name([place.name for place in places], "output", model)
-    spans: list[_Span] = []
+    spans: list[Span] = []
     slots = _OutputSlots()
     for place in places:
         position = model.output_position.get(place.name)
@@ -309,7 +245,7 @@ def _place_outputs(
             slots.slices.append(OutputSlice(position, -1, 0, 0, place.classification))
             continue
         asker = f"output '{place.name}' of model '{model.name}'"
-        region = _region(names, place, asker, model.spec.outputs[position].datatype)
+        region = find_region(names, place, asker, model.spec.outputs[position].datatype)
         needed = model.output_bytes(position, rows, inputs)
         if needed is not None and place.byte_size < needed:
             who, code = (f"output '{place.name}'", Code.INTERNAL) if place.shared else (asker, Code.INVALID_ARG)
@@ -319,7 +255,7 @@ def _place_outputs(
             )  # fmt: skip
         slots.slices.append(OutputSlice(position, region.number, place.offset, place.byte_size))
         slots.regions.append(region)
-        spans.append(_Span(place.name, region, place.offset, place.byte_size))
+        spans.append(Span(place.name, region, place.offset, place.byte_size))
     return spans, slots
 
 
@@ -330,16 +266,6 @@ def _check_classification(model: ServedModel, position: int, place: OutputPlace)
         raise invalid(f"{asker}: Output can't set both 'shared_memory_region' and 'classification'")
     if datatype not in CLASSIFIED:
         raise invalid(f"{asker}: class result not available for output due to unsupported type '{datatype}'")
-
-
-def _check_overlaps(model: ServedModel, read: list[_Span], written: list[_Span]) -> None:
-    for position, output in enumerate(written):
-        for other in read + written[:position]:
-            if output.identity == other.identity and max(output.begin, other.begin) < min(output.end, other.end):
-                raise invalid(
-                    f"model '{model.name}': output '{output.tensor}' overlaps '{other.tensor}' in memory "
-                    f"(bytes {output.begin} to {output.end} and {other.begin} to {other.end})"
-                )
 
 
 def _store_inline(tensors: list[InputTensor], parts: Sequence[int], inline: Inline) -> dict[str, tuple[Region, int, int]]:

@@ -51,7 +51,7 @@ class Core:
         self.clock = clock
         self.identity = os.urandom(16)  # fresh per start: a client that meets another one registers its regions again
         self.regions = RegionRegistry()
-        self.shared = SharedRegions(self._forget_bindings)
+        self.shared = SharedRegions(settings.max_shared_regions, self._forget_bindings)
         self.models = ModelTable(has_cache=settings.cache_size_bytes > 0)
         self.scheduler = Scheduler(settings.resource_limits)
         self.gpu_survey = GpuSurvey()
@@ -105,6 +105,9 @@ class Core:
         self.gateways.check_invariants()
         named = {region.number for session in self.reception.sessions.values() for region in session.regions}
         named |= {region.number for _, region in self.shared}
+        for session in self.reception.sessions.values():
+            for region in (region for binding in session.bindings.values() for region in binding.regions):
+                assert self.regions.find(region.number) is region, f"{session} remembers a placement in {region}, which is gone"
         used: dict[int, int] = {}
         for session in self.reception.sessions.values():
             for request in session.in_flight.values():

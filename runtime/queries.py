@@ -125,15 +125,17 @@ class Queries:
         return self._core.models.summary()
 
     def _regions(self, session: Session, _query: Query) -> list[dict[str, Any]]:
-        """The asking session's regions; for a client of the broker's own uid everybody's, with their owners."""
-        if session.peer is None or session.peer.uid != os.geteuid():
-            return [region.describe() for region in session.regions]
+        """The asking session's regions and those shared for its user; for the broker's own uid everybody's, with owners."""
+        own = user_of(session, -1)
+        shared = {region.number: uid for uid, region in self._core.shared}
+        if own != os.geteuid():
+            mine = [*session.regions, *(region for uid, region in self._core.shared if uid == own)]
+            return [{**region.describe(), "session": None, "pid": None, "uid": shared.get(region.number)} for region in mine]
         owned = [
-            {**region.describe(), "session": other.number, "pid": other.peer.pid if other.peer else None}
+            {**region.describe(), "session": other.number, "pid": other.peer.pid if other.peer else None, "uid": None}
             for other in self._core.reception.sessions.values()
             for region in other.regions
         ]
-        shared = {region.number: uid for uid, region in self._core.shared}
         ownerless = [region for region in self._core.regions if region.closing or region.number in shared]
         return owned + [
             {**region.describe(), "session": None, "pid": None, "uid": shared.get(region.number)} for region in ownerless

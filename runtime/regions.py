@@ -222,11 +222,13 @@ class Names(Protocol):
 
 
 class RegionNames:
-    """The names of one session's regions."""
+    """The names of one session's regions, `most` at a time."""
 
+    owner = "a session"
     taken = "already registered by this session"
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_REGIONS_PER_SESSION) -> None:
+        self.most = most
         #: name -> region that is registered and not closing
         self._named: dict[str, Region] = {}
 
@@ -245,10 +247,8 @@ class RegionNames:
             raise invalid("a region needs a name: got an empty one")
         if name in self._named:
             raise CallerError(f"shared memory region '{name}' {self.taken}", Code.ALREADY_EXISTS)
-        if len(self._named) >= MAX_REGIONS_PER_SESSION:
-            raise CallerError(
-                f"a session may register {MAX_REGIONS_PER_SESSION} regions; '{name}' is one more", Code.OVERLOADED
-            )
+        if len(self._named) >= self.most:
+            raise CallerError(f"{self.owner} may register {self.most} regions; '{name}' is one more", Code.OVERLOADED)
 
     def add(self, region: Region) -> None:
         """Makes the region known by its name."""

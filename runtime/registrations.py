@@ -63,7 +63,8 @@ class Registrations:
         user_of(session, message.on_behalf)
         for entry in [entry for entry in self._waiting if _is_meant(entry[1], message)]:
             self._waiting.remove(entry)
-            self._core.reception.send(entry[0], Done(entry[1].id))
+            if not entry[0].ended:
+                self._core.reception.send(entry[0], Done(entry[1].id))
         leaving = self._core.shared.of(message.on_behalf).leaving(message.name, message.kind)
         self._core.device_regions.unregistered(session, message.id, leaving, waits=False)
 

@@ -75,6 +75,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     isolate_system_regions: bool = False  # read and write unsealed regions by preadv/pwritev instead of mapping them
     max_in_flight: int = 16384  # requests per session without an outcome
     max_queued_per_principal: int = 16384  # requests per principal and model
+    max_shared_regions: int = 1024  # per user, of those that outlive who registered them; see shared_regions.py
     max_frame_bytes: int = MAX_FRAME_BYTES
     max_reply_backlog_bytes: int = 16 * 1024 * 1024  # a session that lets more pile up is ended
     max_execution_s: float = 300.0  # a batch that runs longer costs the worker its life; 0: no limit
@@ -98,7 +99,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise invalid("a broker needs at least one address to listen on")
         self.trace.check()
         for name in (
-            "max_in_flight", "max_queued_per_principal", "max_frame_bytes", "max_reply_backlog_bytes", "cores", "lanes",
+            "max_in_flight", "max_queued_per_principal", "max_shared_regions", "max_frame_bytes", "max_reply_backlog_bytes",
+            "cores", "lanes",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise invalid(f"setting {name} must be at least 1, got {getattr(self, name)}")

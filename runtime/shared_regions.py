@@ -20,26 +20,28 @@ from .sessions import Session
 class SharedNames(RegionNames):
     """The names of one user's shared regions. A closing region keeps its own until it is closed."""
 
+    owner = "a user"
     taken = "already in manager"
 
-    def __init__(self, forget: Callable[[], None]) -> None:
-        super().__init__()
+    def __init__(self, most: int, forget: Callable[[], None]) -> None:
+        super().__init__(most)
         self._forget = forget
 
     def leaving(self, name: str, kind: str) -> list[Region]:
         """The regions to be retired: one, or all when the name is empty, of this kind or (empty) of any."""
         return [region for region in self if name in ("", region.name) and kind in ("", region.kind) and not region.closing]
 
-    def closed(self, region: Region) -> None:
-        """The region's memory is given back: its name is free, and placements that were checked with it are void."""
-        super().closed(region)
+    def drop(self, region: Region) -> None:
+        """The region is closed, or no memory after all: its name is free, and placements that were checked with it are void."""
+        super().drop(region)
         self._forget()
 
 
 class SharedRegions:
-    """Every user's shared regions. `forget` is called when checked placements may name a region that is gone."""
+    """Every user's shared regions, `most` for each. `forget` is called when checked placements may name one that is gone."""
 
-    def __init__(self, forget: Callable[[], None]) -> None:
+    def __init__(self, most: int, forget: Callable[[], None]) -> None:
+        self._most = most
         self._forget = forget
         #: uid -> its names, once it has had any
         self._by_uid: dict[int, SharedNames] = {}
@@ -54,7 +56,7 @@ class SharedRegions:
         """A user's names."""
         names = self._by_uid.get(uid)
         if names is None:
-            names = self._by_uid[uid] = SharedNames(self._forget)
+            names = self._by_uid[uid] = SharedNames(self._most, self._forget)
         return names
 
     def visible(self, session: Session, on_behalf: int) -> Visible:
@@ -84,5 +86,6 @@ def user_of(session: Session, on_behalf: int) -> int:
     if on_behalf in (-1, own):
         return own
     if own != os.geteuid():
-        raise CallerError(f"only uid {os.geteuid()} may speak for others, this client is uid {own}", Code.UNSUPPORTED)
+        who = "of an unknown user" if own < 0 else f"uid {own}"
+        raise CallerError(f"only uid {os.geteuid()} may speak for others, this client is {who}", Code.UNSUPPORTED)
     return on_behalf

@@ -113,6 +113,7 @@ _OPTIONS = (
     _setting("load_threads", 0, "How many instances may be loading at once; 0: two per core."),
     _setting("max_in_flight", 1, "Requests per client without an outcome."),
     _setting("max_queued_per_principal", 1, "Requests per client and model that wait."),
+    _setting("max_shared_regions", 1, "Regions that each user's programs may have registered through gateways at a time."),
     _setting(
         "max_execution_s",
         0,

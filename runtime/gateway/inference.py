@@ -14,7 +14,8 @@ from ...ipc.messages import OutputTensor as Answered
 from .callers import Caller
 from .link import BrokerLink
 from .memory import Leased
-from .requests import InferAnswer, InferRequest, Input, InRegion, Output, OutputTensor, check_range, check_shapes
+from .ranges import check_range, check_shapes
+from .requests import InferAnswer, InferRequest, Input, InRegion, Output, OutputTensor
 from .unknown_models import check_model_name
 from .wording import in_tritons_words
 

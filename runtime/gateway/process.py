@@ -17,6 +17,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from ...ipc.errors import BrokerError
 from ...ipc.processes import allow_descriptors
@@ -59,7 +60,7 @@ async def serve(settings: GatewaySettings, say: Callable[[str], None], stopping_
             servers.append(http)
             held.push_async_callback(http.stop, SETTLES_S)
         if settings.grpc_port >= 0:
-            grpc = GrpcServer(InferenceService(parts), settings)
+            grpc = GrpcServer(partial(InferenceService, parts), settings)
             addresses.append(f"grpc://{settings.grpc_host}:{await grpc.start()}")
             servers.append(grpc)
             held.push_async_callback(grpc.stop, SETTLES_S)

@@ -15,7 +15,7 @@ from ...ipc.messages import Register, Unregister
 from ...ipc.system_regions import normalise_key
 from .callers import Caller
 from .link import BrokerLink
-from .requests import MOST
+from .ranges import MOST
 from .settings import GatewaySettings
 
 Kind = Literal["system", "cuda"]

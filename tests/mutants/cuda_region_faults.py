@@ -9,6 +9,7 @@ BROKER = "runtime/device_regions.py"
 BOOKS = "runtime/regions.py"
 ADMISSION = "runtime/admission.py"
 BINDINGS = "runtime/bindings.py"
+PLACES = "runtime/region_checks.py"
 WORKER = "workers/on_gpu/regions.py"
 TABLE = "workers/region_table.py"
 ARRAYS = "clients/device_arrays.py"
@@ -70,14 +71,14 @@ FAULTS = (
     ),
     Fault(
         "a model on the cpu gets cuda memory",
-        BINDINGS,
+        PLACES,
         "if not model.gpus:",
         "if model.gpus is None:",
         (f"{STORY}test_a_model_on_the_cpu_cannot_reach_cuda_memory",),
     ),
     Fault(
         "text may lie on a gpu",
-        BINDINGS,
+        PLACES,
         'if region.gpu and datatype == "BYTES":',
         'if region.gpu and datatype == "TEXT":',
         (f"{STORY}test_text_cannot_lie_in_cuda_memory",),

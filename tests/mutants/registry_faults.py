@@ -7,6 +7,7 @@ from fault import Fault
 
 REGIONS = "runtime/regions.py"
 BINDINGS = "runtime/bindings.py"
+PLACES = "runtime/region_checks.py"
 ADMISSION = "runtime/admission.py"
 RECEPTION = "runtime/reception.py"
 REGISTRATIONS = "runtime/registrations.py"
@@ -21,28 +22,28 @@ CRASHES = "tests/unit/runtime/test_restarts.py::"
 FAULTS = (
     Fault(
         "a tensor may reach one byte beyond its region",
-        BINDINGS,
-        "if offset + size > region.byte_size:",
-        "if offset + size > region.byte_size + 1:",
+        PLACES,
+        "elif offset + size > region.byte_size or",
+        "elif offset + size > region.byte_size + 1 or",
         (f"{REQUESTS}test_an_input_that_does_not_fit_its_model_is_refused_with_names_and_numbers[end beyond the end]",),
     ),
     Fault(
         "an output may overlap what is read",
-        BINDINGS,
+        PLACES,
         "if output.identity == other.identity and max(",
         "if output is other and max(",
         (f"{REQUESTS}test_an_output_place_that_will_not_do_is_refused_with_names_and_numbers",),
     ),
     Fault(
         "an output may overlap by the same memory's other name",
-        BINDINGS,
+        PLACES,
         "self.identity = region.identity",
         "self.identity = region.number, 0",
         (f"{REQUESTS}test_an_output_place_that_will_not_do_is_refused_with_names_and_numbers[an input by another name]",),
     ),
     Fault(
         "two outputs may overlap",
-        BINDINGS,
+        PLACES,
         "for other in read + written[:position]:",
         "for other in read:",
         (f"{REQUESTS}test_an_output_place_that_will_not_do_is_refused_with_names_and_numbers[another output]",),
@@ -106,8 +107,8 @@ FAULTS = (
     Fault(
         "a session may register regions without bound",
         REGIONS,
-        "if len(self._named) >= MAX_REGIONS_PER_SESSION:",
-        "if len(self._named) > MAX_REGIONS_PER_SESSION:",
+        "if len(self._named) >= self.most:",
+        "if len(self._named) > self.most:",
         (f"{RIGHTS}test_a_session_may_not_register_more_regions_than_the_limit",),
     ),
     Fault(
@@ -162,8 +163,8 @@ FAULTS = (
     Fault(
         "any user sees everybody's regions",
         "runtime/queries.py",
-        "session.peer.uid != os.geteuid():\n            return [region.describe()",
-        "session.peer.uid < 0:\n            return [region.describe()",
+        "if own != os.geteuid():\n            mine",
+        "if own < 0:\n            mine",
         (f"{RIGHTS}test_another_user_sees_its_own_regions_only",),
     ),
     Fault(

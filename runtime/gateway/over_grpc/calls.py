@@ -37,7 +37,7 @@ def answered(method: Callable[[Any, Any, Caller], Awaitable[T]]) -> Callable[[An
     async def called(self: Any, request: Any, context: Any) -> T:
         log.debug("gRPC request: %s", method.__name__)
         try:
-            answering = method(self, request, caller_of(context.peer(), self.port))
+            answering = method(self, request, caller_of(context.peer(), self.listening))
             return await (_traced(self.tracing, answering, context) if self.tracing.on else answering)
         except Exception as error:
             await abort(context, error, method.__name__)
@@ -85,15 +85,15 @@ def details_of(error: PenstockError) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def caller_of(peer: str, port: int) -> Caller:
+def caller_of(peer: str, listening: Address) -> Caller:
     """Who is at the other end: gRPC says "ipv4:127.0.0.1:50412" or "ipv6:%5B::1%5D:50412", and not to which address of ours.
 
-    A program of this machine reaches us from the same address as it calls, or from a loopback address: that of ours is taken to
-    be the same.
+    That is the one where it was accepted, and not known ("") where that was any. It must not be guessed: one user's socket may
+    have the very same address and port as another's that is connected to another address of ours.
     """
     _, _, name = unquote(peer).partition(":")
     host, _, remote_port = name.rpartition(":")
     if not remote_port.isdecimal():
         return Caller(f"grpc:{peer}"[:256], None, None)
     remote = Address.of(host.strip("[]"), int(remote_port))
-    return Caller(f"grpc:{remote.host}:{remote.port}", remote, Address.of(remote.host, port))
+    return Caller(f"grpc:{remote.host}:{remote.port}", remote, listening if listening.host else None)

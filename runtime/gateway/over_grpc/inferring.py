@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from ....ipc.errors import BrokerError, CallerError
+from ....ipc.local_sockets import Address
 from ..callers import Caller
 from ..documents import version_of
 from ..forwarding import HeaderForwarding
@@ -34,21 +35,21 @@ class GrpcInference:
     def __repr__(self) -> str:
         return f"<GrpcInference{' leaving' if self._is_leaving else ''}, {len(self._streams)} streams, by {self._inference!r}>"
 
-    async def infer(self, message: Any, context: Any, port: int) -> Any:
+    async def infer(self, message: Any, context: Any, listening: Address) -> Any:
         """One request."""
         if self._compresses:
             context.set_compression(Compression.Gzip)
         try:
-            return await self._answer(message, caller_of(context.peer(), port), self._headers(context))
+            return await self._answer(message, caller_of(context.peer(), listening), self._headers(context))
         except Exception as error:
             await abort(context, error, "ModelInfer")
             raise
 
-    async def stream(self, messages: AsyncIterator[Any], context: Any, port: int) -> None:
+    async def stream(self, messages: AsyncIterator[Any], context: Any, listening: Address) -> None:
         """A stream of requests."""
         if self._compresses:
             context.set_compression(Compression.Gzip)
-        caller = caller_of(context.peer(), port)
+        caller = caller_of(context.peer(), listening)
         is_strict = (STRICT, "true") in context.invocation_metadata()
         try:
             headers = self._headers(context)

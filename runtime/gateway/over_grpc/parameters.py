@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from ....ipc.errors import CallerError, Code, invalid
 from ..forwarding import RESERVED_PREFIX
-from ..requests import InRegion, unsigned
+from ..ranges import unsigned
+from ..requests import InRegion
 
 LONGEST_SEQUENCE_ID = 128
 WANTS_EMPTY_FINAL = "triton_enable_empty_final_response"

@@ -4,10 +4,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....ipc.errors import BrokerError
+from ....ipc.local_sockets import Address, own_addresses
 from .restrictions import Restrictions
 from .schema import aio, rpc, service
 
@@ -42,49 +47,71 @@ def options_of(settings: GatewaySettings) -> list[tuple[str, int]]:
 
 
 class GrpcServer:
-    """Serves one servicer."""
+    """Serves at an address. `make_servicer` makes what serves at one of the machine's own.
 
-    def __init__(self, servicer: InferenceService, settings: GatewaySettings) -> None:
-        restricted = settings.grpc_restricted_protocol
-        self._server = aio.server(
-            options=options_of(settings), interceptors=[Restrictions(restricted)] if restricted else None
-        )  # fmt: skip
-        service.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
-        self._server.add_generic_rpc_handlers((servicer.health.handler(),))
-        self._servicer = servicer
+    gRPC says of a connection where it came from, and not to which address it came; who its user is takes both. So it listens at
+    each address by itself, with a servicer that knows it, and where it is asked for all of them ("0.0.0.0", "::") at each of
+    the machine's own, and beside those at all that are left: of who comes there the user is not known.
+    """
+
+    def __init__(self, make_servicer: Callable[[Address], InferenceService], settings: GatewaySettings) -> None:
+        self._make_servicer = make_servicer
         self._settings = settings
+        self._servicers: list[InferenceService] = []
+        self._servers: list[Any] = []
         self._stopping: asyncio.Future[None] | None = None
+        self.port = 0
 
     def __repr__(self) -> str:
-        return f"<GrpcServer at port {self._servicer.port}>"
+        return f"<GrpcServer at port {self.port}, {len(self._servers)} addresses>"
 
     async def start(self) -> int:
         """Accepts connections from now on; returns its port. Raises BrokerError when that cannot be had."""
-        settings = self._settings
-        host = f"[{settings.grpc_host}]" if ":" in settings.grpc_host else settings.grpc_host
-        address = f"{host}:{settings.grpc_port}"
-        credentials = credentials_of(settings)
+        host, self.port = self._settings.grpc_host, self._settings.grpc_port
+        credentials = credentials_of(self._settings)
         try:
-            if credentials is None:
-                port: int = self._server.add_insecure_port(address)
-            else:
-                port = self._server.add_secure_port(address, credentials)
-        except RuntimeError as error:
-            raise BrokerError(f"cannot serve gRPC at {address}: {error}") from error
-        self._servicer.port = port
-        await self._server.start()
-        return port
+            hosts = list(dict.fromkeys(found[4][0] for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)))
+            for each in hosts:
+                self._listen(str(each), credentials)
+        except (OSError, RuntimeError) as error:
+            raise BrokerError(f"cannot serve gRPC at {host}:{self._settings.grpc_port}: {error}") from error
+        if any(ip_address(each).is_unspecified for each in hosts):
+            for own in own_addresses():
+                with suppress(RuntimeError):  # a program that listens there alone had it before, and keeps it
+                    self._listen(own, credentials)
+        for server in self._servers:
+            await server.start()
+        return self.port
+
+    def _listen(self, host: str, credentials: Any) -> None:
+        restricted = self._settings.grpc_restricted_protocol
+        server = aio.server(
+            options=options_of(self._settings), interceptors=[Restrictions(restricted)] if restricted else None
+        )  # fmt: skip
+        address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        self.port = (
+            server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+        )  # fmt: skip
+        servicer = self._make_servicer(Address.of("" if ip_address(host).is_unspecified else host, self.port))
+        service.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+        server.add_generic_rpc_handlers((servicer.health.handler(),))
+        self._servicers.append(servicer)
+        self._servers.append(server)
 
     async def accept_no_more(self, within_s: float) -> None:
         """Takes no more connections, nor calls; those that are there have so much time."""
-        self._servicer.inferring.leave()
-        self._stopping = asyncio.ensure_future(self._server.stop(within_s))
+        for servicer in self._servicers:
+            servicer.inferring.leave()
+        self._stopping = asyncio.ensure_future(self._stop(within_s))
 
     async def stop(self, within_s: float) -> None:
         """Ends all connections; what is being answered has so much time, or what is left of the time before. Idempotent."""
-        await self._server.stop(within_s)
+        await self._stop(within_s)
         if self._stopping is not None:
             await self._stopping
+
+    async def _stop(self, within_s: float) -> None:
+        await asyncio.gather(*(server.stop(within_s) for server in self._servers))
 
 
 def credentials_of(settings: GatewaySettings) -> Any:

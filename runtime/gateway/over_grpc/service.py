@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ....ipc.local_sockets import Address
 from ..callers import Caller
 from ..parts import Parts
 from . import documents, repository, shared_memory, shared_settings
@@ -15,17 +16,17 @@ from .schema import pb, service
 
 
 class InferenceService(service.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """`port`: where it is served, once it is."""
+    """`listening`: the address that its connections come to."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.port = 0
+    def __init__(self, parts: Parts, listening: Address) -> None:
+        self.listening = listening
         self.tracing = parts.tracing
         self.inferring = GrpcInference(parts)
         self.health = Health(parts.documents)
         self._parts = parts
 
     def __repr__(self) -> str:
-        return f"<InferenceService at port {self.port}, {self.inferring!r}>"
+        return f"<InferenceService at {self.listening}, {self.inferring!r}>"
 
     @answered
     async def ServerLive(self, _request: Any, _caller: Caller) -> Any:  # noqa: N802 - gRPC's names
@@ -69,10 +70,10 @@ class InferenceService(service.GRPCInferenceServiceServicer):  # type: ignore[mi
         return await repository.unload(self._parts.repository, request, caller)
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return await self.inferring.infer(request, context, self.port)
+        return await self.inferring.infer(request, context, self.listening)
 
     async def ModelStreamInfer(self, request_iterator: Any, context: Any) -> None:  # noqa: N802
-        await self.inferring.stream(request_iterator, context, self.port)
+        await self.inferring.stream(request_iterator, context, self.listening)
 
     @answered
     async def SystemSharedMemoryStatus(self, request: Any, caller: Caller) -> Any:  # noqa: N802

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from ....ipc.errors import CallerError, Code
-from ..requests import SIZE_MAX
+from ..ranges import SIZE_MAX
 
 
 def parse(body: bytes) -> dict[str, Any]:

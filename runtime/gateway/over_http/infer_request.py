@@ -11,8 +11,9 @@ from msgspec import UNSET
 from ....ipc.errors import invalid
 from ....ipc.tensors import DATATYPES, ITEM_BYTES, elements
 from ..forwarding import RESERVED_PREFIX
-from ..requests import MOST, Bytes, InferRequest, Input, InRegion, Output, check_range
-from ..requests import unsigned as broker_number
+from ..ranges import MOST, check_range
+from ..ranges import unsigned as broker_number
+from ..requests import Bytes, InferRequest, Input, InRegion, Output
 from .infer_document import (
     NOT_READABLE,
     Document,

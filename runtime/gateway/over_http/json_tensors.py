@@ -34,7 +34,7 @@ _ELEMENTS: dict[str, Any] = {
 def _decoder(datatype: str, depth: int) -> msgspec.json.Decoder[Any]:
     kind = _ELEMENTS[datatype]
     for _ in range(depth):
-        kind = list[kind]
+        kind = list[kind]  # type: ignore[valid-type]
     return msgspec.json.Decoder(kind)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -41,15 +42,17 @@ STATUS = {
 
 REGIONS = [
     {"name": "slots", "kind": "memfd", "byte_size": 2048, "offset": 0, "in_flight": 1, "closing": False,
-     "gpu": "", "mapped_by": ["digits_0_0"], "pinned_by": [], "refused_by": {}, "session": 1, "pid": 99},
+     "gpu": "", "mapped_by": ["digits_0_0"], "pinned_by": [], "refused_by": {}, "session": 1, "pid": 99, "uid": None},
     {"name": "old", "kind": "system", "byte_size": 10, "offset": 0, "in_flight": 1, "closing": True, "gpu": "",
-     "mapped_by": [], "pinned_by": [], "refused_by": {}, "session": None, "pid": None},
+     "mapped_by": [], "pinned_by": [], "refused_by": {}, "session": None, "pid": None, "uid": None},
+    {"name": "input_data", "kind": "system", "byte_size": 64, "offset": 0, "in_flight": 0, "closing": False, "gpu": "",
+     "mapped_by": [], "pinned_by": [], "refused_by": {}, "session": None, "pid": None, "uid": 1000},
 ]  # fmt: skip
 ON_GPUS = [
     {"name": "images", "kind": "memfd", "byte_size": 2048, "offset": 0, "in_flight": 1, "closing": False, "gpu": "",
-     "mapped_by": ["a_0_0", "a_0_1"], "pinned_by": ["a_0_0"], "refused_by": {"a_0_1": "too much is pinned"}, "session": 1, "pid": 99},
+     "mapped_by": ["a_0_0", "a_0_1"], "pinned_by": ["a_0_0"], "refused_by": {"a_0_1": "too much is pinned"}, "session": 1, "pid": 99, "uid": None},
     {"name": "there", "kind": "cuda", "byte_size": 2048, "offset": 0, "in_flight": 1, "closing": False, "gpu": "GPU-1",
-     "mapped_by": ["a_0_0"], "pinned_by": [], "refused_by": {}, "session": 1, "pid": 99},
+     "mapped_by": ["a_0_0"], "pinned_by": [], "refused_by": {}, "session": 1, "pid": 99, "uid": None},
 ]  # fmt: skip
 
 TIMES = {"p50": 1000, "p90": 1500, "p95": 1800, "p99": 2000, "count": 3, "sum": 3000, "buckets": {"1023": 3}}
@@ -125,6 +128,9 @@ class FakeClient:
 
     def regions(self) -> Any:
         return self._document("regions")
+
+    def forget_shared(self, name: str = "", *, uid: int) -> None:
+        self.asked.append(("forget", name, uid))
 
     def statistics(self, model: str) -> Any:
         return self._document("statistics", model)
@@ -351,6 +357,26 @@ def test_regions_shows_owner_and_state(client: FakeClient) -> None:
     lines = [line.split() for line in penstock("regions").stdout.splitlines()]
     assert ["slots", "memfd", "process", "99", "host", "digits_0_0", "-", "2.0", "KiB", "0", "1", "registered"] in lines
     assert ["old", "system", "-", "host", "-", "-", "10", "B", "0", "1", "closing"] in lines
+    assert ["input_data", "system", "uid", "1000", "host", "-", "-", "64", "B", "0", "0", "registered"] in lines
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        (("--forget", "input_data"), ("forget", "input_data", os.getuid())),
+        (("--forget", "input_data", "--uid", "1000"), ("forget", "input_data", 1000)),
+        (("--forget-all", "--uid", "0"), ("forget", "", 0)),
+    ],
+)
+def test_regions_forgets_what_gateways_registered_for_a_user(
+    client: FakeClient, options: tuple[str, ...], asked: tuple[str, str, int]
+) -> None:
+    assert penstock("regions", *options).stdout == "" and asked in client.asked
+
+
+def test_regions_forgets_one_or_all(client: FakeClient) -> None:
+    refused = penstock("regions", "--forget", "input_data", "--forget-all")
+    assert refused.exit_code == 2 and "exclude each other" in refused.output and client.asked == []
 
 
 def test_regions_shows_where_memory_is_pinned_and_which_gpu_it_is_on(

@@ -13,7 +13,7 @@ from penstock.ipc.codec import BadMessage
 from penstock.ipc.messages import Answer, Done, Failed, Goodbye, Hello, Query, Register, Result, Unregister
 from penstock.ipc.peers import Peer
 from penstock.ipc.regions import create_memfd
-from penstock.runtime import regions, sessions
+from penstock.runtime import sessions
 from penstock.runtime.sessions import Session
 
 
@@ -105,11 +105,9 @@ def test_no_process_is_started_for_one_who_may_register_nothing(broker: Scripted
 # --- limits ------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_session_may_not_register_more_regions_than_the_limit(
-    broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(regions, "MAX_REGIONS_PER_SESSION", 2)
+def test_a_session_may_not_register_more_regions_than_the_limit(broker: ScriptedBroker) -> None:
     client = broker.client()
+    client.regions.most = 2
     broker.register(client, "second")
     broker.register(client, "third")
     done, failed = link_of(client).take()
