@@ -166,11 +166,6 @@ class PaperClient:
             assert ask.place not in worker.places(), (worker, ask.place)
             assert not ask.numbers & worker.regions.keys(), (worker, ask.numbers)
 
-    def free_place(self, region: int) -> Place:
-        """One that no request has which is not over."""
-        taken = {ask.place for ask in self.asked.values()}
-        return next(place for slot in range(len(taken) + 1) if (place := Place(region, slot * SLOT_BYTES)) not in taken)
-
 
 class PaperWorld:
     """All workers that live and all clients that have not left."""
@@ -194,6 +189,12 @@ class PaperWorld:
             assert not worker.places() & self.begun, worker
         for client in self.clients:
             client.listen(self)
+
+    def free_place(self, region: int) -> Place:
+        """One that no request has which is not over."""
+        taken = {ask.place for client in self.clients for ask in client.asked.values()} | self.begun
+        taken |= {place for worker in self.workers for place in worker.places()}
+        return next(place for slot in range(len(taken) + 1) if (place := Place(region, slot * SLOT_BYTES)) not in taken)
 
     def say(self, worker: PaperWorker, message: Message) -> None:
         """A worker says something; a dead one nothing."""

@@ -68,6 +68,8 @@ BATCHING = (
 SLOTS = st.integers(0, 1)
 REGIONS = st.sampled_from(["r", "a", "b"])
 ANY = st.integers(0, 30)
+USERS = (os.geteuid(), 4242)
+"""Whose regions gateways may speak for: the broker's own user's, and another's."""
 OURSELVES = Peer(os.getpid(), os.getuid(), os.getgid(), None)
 
 
@@ -130,18 +132,25 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(
         which=ANY, slot=SLOTS, at=st.integers(0, 3), rows=st.integers(1, 4),
         priority=st.integers(0, 2), deadline_us=st.sampled_from([0, 0, 0, 700, 4000]), count=st.sampled_from([1, 2, 4, 8]),
+        user=st.sampled_from([None, None, *USERS]),
     )  # fmt: skip
-    def infer(self, which: int, slot: int, at: int, rows: int, priority: int, deadline_us: int, count: int) -> None:
+    def infer(
+        self, which: int, slot: int, at: int, rows: int, priority: int, deadline_us: int, count: int, user: int | None
+    ) -> None:
+        """With a `user` what lies on GPUs is that user's, shared; host memory is the client's own."""
         client, model = self._client(which), self.names[slot]
-        memory = MEMORY[model][at]
-        region = next((region for region in client.session.regions if region.name == memory[1]), None)
+        source, target = MEMORY[model][at]
+        is_shared = {name: user is not None and name != "r" for name in (source, target)}
+        names = self.broker.core.shared.of(user) if user is not None and is_shared[target] else client.session.regions
+        region = next((region for region in names if region.name == target), None)
         for _ in range(count):
-            place = client.free_place(0 if region is None else region.number)
-            inputs = [InputTensor("x", "FP32", [rows, 2], memory[0], 4000, rows * ROW_BYTES)]
-            outputs = [OutputPlace("y", memory[1], place.offset, rows * ROW_BYTES)]
+            place = self.world.free_place(0 if region is None else region.number)
+            inputs = [InputTensor("x", "FP32", [rows, 2], source, 4000, rows * ROW_BYTES, is_shared[source])]
+            outputs = [OutputPlace("y", target, place.offset, rows * ROW_BYTES, shared=is_shared[target])]
             message = Infer(
-                self._next_id(), model, Raw(encode(inputs)), Raw(encode(outputs)), priority=priority, deadline_us=deadline_us
-            )
+                self._next_id(), model, Raw(encode(inputs)), Raw(encode(outputs)), priority=priority, deadline_us=deadline_us,
+                on_behalf=-1 if user is None else user,
+            )  # fmt: skip
             self._ask(client, message, Ask(place))
 
     @rule(
@@ -166,6 +175,27 @@ class CoreMachine(RuleBasedStateMachine):
             named = [each for each in client.session.regions if name in ("", each.name)]
             numbers = frozenset(each.number for each in named if each.gpu)
             self._ask(client, Unregister(self._next_id(), name), Ask(numbers=numbers))
+
+    @rule(
+        which=ANY,
+        name=st.sampled_from(["a", "b", ""]),
+        user=st.sampled_from(USERS),
+        what=st.sampled_from(["cuda", "number", "forget"]),
+    )
+    def shared_memory(self, which: int, name: str, user: int, what: str) -> None:
+        """Of a user, through any client. What is in use when it is to be forgotten stays, and is not waited for."""
+        client = self._client(which)
+        if what == "forget":
+            idle = [each for each in self.broker.core.shared.of(user) if name in ("", each.name) and not each.in_flight]
+            numbers = frozenset(each.number for each in idle)
+            self._ask(client, Unregister(self._next_id(), name, user), Ask(numbers=numbers))
+            return
+        message = structs.replace(self._on_gpu(name, name == "b"), on_behalf=user)
+        if what == "number":
+            if self.broker.reads:
+                self.broker.core.gpu_survey.found, self.broker.reads = None, False
+            message = structs.replace(message, uuid="", device_id=int(name == "b"))
+        self._ask(client, message, Ask())
 
     @precondition(lambda self: not self.broker.reads)
     @rule()
@@ -318,6 +348,10 @@ class CoreMachine(RuleBasedStateMachine):
             self._ask(self._client(0), Unload(self._next_id(), name), Ask())
         self._run_out()
         assert not self._client(0).asked and not self.world.workers, self.world.workers
+        for user in USERS:
+            self._ask(self._client(0), Unregister(self._next_id(), "", user), Ask())
+        self._run_out()
+        assert not self._client(0).asked and not list(self.broker.core.shared)
         self.broker.end_sessions()
         core = self.broker.core
         assert not len(core.regions) and not list(core.models) and not core.fleet.instances and not core.fleet.lanes
