@@ -26,6 +26,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "settings": sections.settings,
     "commands": sections.commands,
     "states": sections.states,
+    "triton-flags": sections.triton_flags,
 }
 
 

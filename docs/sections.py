@@ -18,6 +18,7 @@ from msgspec import inspect as shapes
 
 from penstock.clients.cli import COMMANDS, main
 from penstock.clients.cli.settings_file import keys_of, wanted
+from penstock.clients.cli.tritonserver.flags import GROUPS, Becomes, Kind
 from penstock.ipc import messages as protocol
 from penstock.ipc.codec import encode
 from penstock.ipc.messages import from_client, from_worker, to_client, to_worker
@@ -259,6 +260,21 @@ def _command(name: str) -> click.Command:
     command = main.get_command(click.Context(main), name)
     assert command is not None
     return command
+
+
+def triton_flags() -> str:
+    """Every flag of tritonserver, and what becomes of it."""
+    parts = []
+    for title, flags in GROUPS.items():
+        rows = []
+        for flag in flags:
+            value = f"=<{flag.kind.value}>" if flag.kind is not Kind.NONE else ""
+            default = f" Default: `{flag.default}`." if flag.default else ""
+            harmless = f" Not refused: {', '.join(f'`{value}`' for value in flag.harmless)}." if flag.harmless else ""
+            text = flag.text if flag.becomes is Becomes.SETTING else f"{flag.text}."
+            rows.append((f"`--{flag.name}{value}`", flag.becomes.value, f"{text}{default}{harmless}"))
+        parts.append(f"**{title}**\n\n{table(('flag', '', ''), rows)}")
+    return "\n".join(parts)
 
 
 # --- states ----------------------------------------------------------------------------------------------------------------

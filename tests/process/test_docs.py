@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
     (repository / "words" / "1").mkdir(parents=True)
     (config,) = _CONFIG.findall((ROOT / "docs" / "clients.md").read_text())
     (repository / "words" / "config.pbtxt").write_text(config)
-    with RunningBroker(folder, repository) as running:
+    with RunningBroker(folder, repository, "--http-port", "0", "--grpc-port", "0") as running:
         yield running
 
 
@@ -56,6 +57,7 @@ def images() -> Any:
 def test_there_are_examples() -> None:
     pages = [snippet.values[0].name for snippet in snippets()]
     assert pages.count("README.md") == 1 and pages.count("guides.md") >= 3 and pages.count("clients.md") >= 9
+    assert pages.count("triton.md") >= 1 and len(curls()) >= 4
 
 
 @pytest.mark.parametrize(("page", "source", "needs"), list(snippets()))
@@ -74,7 +76,29 @@ def test_the_example_runs(
 
 def run_example(page: Path, source: str, broker: RunningBroker, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_ADDRESS", broker.addresses["local"])
+    source = at_its_ports(source, broker)
     exec(compile(source, str(page), "exec"), {"__name__": "example", "images": images})
+
+
+def at_its_ports(text: str, broker: RunningBroker) -> str:
+    """What a page does at Triton's ports, at those of this broker."""
+    for usual, place in (("localhost:8000", "http"), ("localhost:8001", "grpc")):
+        text = text.replace(usual, broker.said.get(place, ""))
+    return text
+
+
+def curls() -> list[str]:
+    return re.findall(
+        r"^(curl localhost:8000.*|curl -X POST localhost:8000.*)$", (ROOT / "docs" / "triton.md").read_text(), re.MULTILINE
+    )
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.parametrize("line", curls())
+def test_what_is_shown_with_curl_is_answered(line: str, broker: RunningBroker) -> None:
+    words = shlex.split(at_its_ports(line, broker))
+    done = subprocess.run([*words, "--silent", "--show-error", "--fail"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_query_is_documented_with_its_keys(broker: RunningBroker) -> None:
