@@ -89,6 +89,7 @@ class Fleet:
 
         A model whose instances could never run, for want of a resource, is UNAVAILABLE instead.
         """
+        model.asked_ns = self._clock()
         for warning in _without_effect(model.config, self._settings):
             log.warning("model %s: %s", model.label, warning)
         names = model.config.worker_names()
@@ -154,7 +155,7 @@ class Fleet:
         model = instance.model
         if not model.accepts and model.state is not ModelState.UNLOADING:
             if not model.is_added:
-                model.is_added = True
+                model.count_in(self._clock())
                 self._feed(ModelAdded(model.number, policy_of(model, self._settings)))
             model.become(ModelState.READY)
             log.info("model %s is READY", model.label)

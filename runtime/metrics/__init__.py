@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prometheus metrics: `families.py` says what is measured, `exposition.py` writes it down, `door.py` answers scrapes."""
+"""Prometheus metrics: `families.py` and `machine.py` say what is measured, `exposition.py` writes it, `door.py` answers."""

@@ -24,6 +24,7 @@ from ...ipc.errors import BrokerError
 from ..event_loop import EventLoop
 from .exposition import CONTENT_TYPE, exposition
 from .families import Documents, families
+from .machine import Machine
 
 log = logging.getLogger("penstock.metrics")
 
@@ -37,6 +38,7 @@ class MetricsDoor:
     def __init__(self, host: str, port: int, loop: EventLoop, look: Callable[[], Documents]) -> None:
         self._loop = loop
         self._look = look
+        self._machine = Machine()  # the thread's
         #: questions of the thread that the loop has not answered
         self._asked: deque[Future[Documents]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -58,7 +60,7 @@ class MetricsDoor:
         question: Future[Documents] = Future()
         self._asked.append(question)
         os.eventfd_write(self._wake, 1)
-        return exposition(families(question.result(PATIENCE_S)))
+        return exposition([*families(question.result(PATIENCE_S)), *self._machine.families()])
 
     def _answer(self, _events: int) -> None:
         os.eventfd_read(self._wake)

@@ -47,7 +47,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class Documents(NamedTuple):
-    """One moment of a broker. `tags`: label -> version's metric_tags, by NAME/VERSION."""
+    """One moment of a broker. `tags`: NAME/VERSION -> its metric_tags."""
 
     status: Mapping[str, Any]
     model_stats: Rows
@@ -76,6 +76,10 @@ def _of_triton(found: Documents) -> Iterator[Family]:
     yield Family(
         "nv_inference_pending_request_count", "gauge", "Requests that wait for execution",
         [Sample(_labels(row, found), queued.get(_key(row), 0)) for row in found.model_stats],
+    )  # fmt: skip
+    yield Family(
+        "nv_model_load_duration_secs", "gauge", "How long loading took, in seconds",
+        [Sample(_labels(row, found), row["load_ns"] / 1e9) for row in found.stages if row["load_ns"]],
     )  # fmt: skip
 
 
@@ -159,4 +163,5 @@ def _key(row: Mapping[str, Any]) -> str:
 
 
 def _labels(row: Mapping[str, Any], found: Documents) -> dict[str, str]:
-    return {**found.tags.get(_key(row), {}), "model": row["name"], "version": row["version"]}
+    tags = {f"_{name}": value for name, value in found.tags.get(_key(row), {}).items()}  # as Triton's are, for no clash
+    return {**tags, "model": row["name"], "version": row["version"]}

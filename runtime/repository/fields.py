@@ -149,7 +149,7 @@ RULES: dict[str, Rule] = {
     "instance_group.host_policy": Rule(_YES, "defined by --host-policy, else without effect; left out: cpu or gpu_N"),
     "default_model_filename": Rule(_YES, "model.onnx for onnxruntime, model.plan for tensorrt, model.pt for pytorch"),
     "cc_model_filenames": Rule(_NO, "there is one model file; name it with default_model_filename"),
-    "metric_tags": Rule(_YES, "labels of the model's metrics"),
+    "metric_tags": Rule(_YES, "labels of the model's metrics, with a _ in front as in Triton"),
     "parameters": Rule(_YES, "for the backend; max_execution_s and lanes are ours, see Parameters"),
     "parameters.string_value": Rule(_YES),
     "model_warmup": Rule(_YES, "executed by each instance before it is READY; zeros where it is left out"),

@@ -24,10 +24,8 @@ MAX_NAME = 256
 MAX_DIMS = 31
 """One less than the protocol's bound on a shape (ipc/messages/base.py), for the batch dimension."""
 
-OWN_LABELS = ("model", "version", "stage", "closed", "kind", "reason", "le")
-"""Labels that metrics have anyway."""
-_LABEL = re.compile("(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
-_NOT_LABELS = f"two _ in front, nor one of {', '.join(OWN_LABELS)}"
+_TAG = re.compile("[a-zA-Z0-9][a-zA-Z0-9_]*")
+"""A label with a _ in front of it; those with two are Prometheus' own."""
 
 
 def check(config: Proto, file: ConfigFile, known: Iterable[Problem] = ()) -> None:
@@ -51,8 +49,8 @@ def problems(config: Proto) -> Iterator[Problem]:
     yield from group_problems(config)
     yield from _resources(config)
     for name in config.metric_tags:
-        if not _LABEL.fullmatch(name) or name in OWN_LABELS:
-            text = f"metric_tags: '{name}' cannot be a label for {config.name}: letters, digits and _, not {_NOT_LABELS}"
+        if not _TAG.fullmatch(name):
+            text = f"metric_tags: '{name}' cannot be a label for {config.name}: letters and digits, and _ behind them"
             yield Problem("metric_tags", text)
     filename = config.default_model_filename
     if leaves_directory(filename):

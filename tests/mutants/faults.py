@@ -13,6 +13,7 @@ import cuda_region_faults
 import delivery_faults
 import detector_faults
 import device_faults
+import gateway_document_faults
 import gpu_process_faults
 import kserve_link_faults
 import link_faults
@@ -52,6 +53,7 @@ FAULTS: tuple[Fault, ...] = (
     *perf_command_faults.FAULTS,
     *load_faults.FAULTS,
     *kserve_link_faults.FAULTS,
+    *gateway_document_faults.FAULTS,
     *report_faults.FAULTS,
     *placement_faults.FAULTS,
     *configuration_faults.FAULTS,

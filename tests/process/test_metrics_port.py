@@ -42,13 +42,16 @@ def scrape(url: str) -> dict[str, float]:
 @pytest.mark.parametrize("link", ["local", "zmq"])
 def test_requests_are_counted(broker: RunningBroker, link: str) -> None:
     url = broker.said["metrics"]
-    name = "nv_inference_count{'model': 'echo', 'team': 'vision', 'version': '1'}"
+    name = "nv_inference_count{'_team': 'vision', 'model': 'echo', 'version': '1'}"
     before = scrape(url)[name]
     with broker.client(link) as client:
         client.infer("echo", {"x": np.zeros((3, 2), np.float32)})
         found = scrape(url)
     assert found[name] == before + 3
     assert found["penstock_clients{}"] == 1
+    assert found["nv_model_load_duration_secs{'_team': 'vision', 'model': 'echo', 'version': '1'}"] > 0
+    assert 0 <= found["nv_cpu_utilization{}"] <= 1
+    assert 0 < found["nv_cpu_memory_used_bytes{}"] < found["nv_cpu_memory_total_bytes{}"]
     assert found["penstock_instances{'model': 'echo', 'state': 'ready', 'version': '1'}"] == 1
 
 

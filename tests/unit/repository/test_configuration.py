@@ -291,3 +291,14 @@ def test_levels_that_are_spoken_of_but_not_there_have_no_effect_and_a_warning() 
         "m/config.pbtxt:5:1: dynamic_batching.default_priority_level has no effect, because priority_levels is 0 or left out",
         "m/config.pbtxt:6:1: dynamic_batching.priority_queue_policy has no effect, because priority_levels is 0 or left out",
     )
+
+
+@pytest.mark.parametrize(
+    ("tag", "is_label"), [("team", True), ("2nd_team", True), ("_team", False), ("té", False), ("", False)]
+)
+def test_metric_tags_become_labels_with_an_underscore_in_front(tag: str, is_label: bool) -> None:
+    text = IDENTITY + f'metric_tags {{ key: "{tag}" value: "x" }}'
+    if is_label:
+        assert parsed(text).metric_tags == {tag: "x"}
+    else:
+        assert f"metric_tags: '{tag}' cannot be a label for m" in complaint(text)

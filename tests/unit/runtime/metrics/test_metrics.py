@@ -28,7 +28,7 @@ STATUS: dict[str, Any] = {
 def scraped(record: Record, tags: dict[str, str] | None = None) -> str:
     """The text for one model, "m/1"."""
     statistics = record.statistics.to_json("m", "1")
-    stages = {"name": "m", "version": "1", **record.stages()}
+    stages = {"name": "m", "version": "1", "load_ns": 1_500_000_000, **record.stages()}
     return exposition(families(Documents(STATUS, [statistics], [stages], {"m/1": tags or {}})))
 
 
@@ -57,7 +57,7 @@ def test_triton_s_names_with_its_units_and_labels() -> None:
     found = values(scraped(record))
     # Then durations are whole microseconds, and each request is credited the whole batch's
     expected = {
-        "nv_inference_request_success": 2, "nv_inference_count": 3, "nv_inference_exec_count": 1,
+        "nv_model_load_duration_secs": 1.5, "nv_inference_request_success": 2, "nv_inference_count": 3, "nv_inference_exec_count": 1,
         "nv_inference_request_duration_us": 150, "nv_inference_queue_duration_us": 41,
         "nv_inference_compute_input_duration_us": 20, "nv_inference_compute_infer_duration_us": 40,
         "nv_inference_compute_output_duration_us": 10, "nv_inference_pending_request_count": 3,
@@ -128,7 +128,7 @@ def test_histograms_are_cumulative_and_complete() -> None:
 
 def test_metric_tags_are_labels() -> None:
     found = values(scraped(Record(), {"team": 'a "b"\\c\n'}))
-    assert found[("nv_inference_count", (("model", "m"), ("team", 'a "b"\\c\n'), ("version", "1")))] == 0
+    assert found[("nv_inference_count", (("_team", 'a "b"\\c\n'), ("model", "m"), ("version", "1")))] == 0
 
 
 def test_numbers_are_written_exactly() -> None:
