@@ -55,8 +55,7 @@ GATEWAY_OPTIONS: tuple[Decorator, ...] = (
         help="Groups of HTTP endpoints that need a header; may be repeated.",
     ),
     click.option(
-        "--allow-client-shm",
-        type=click.BOOL,
+        "--allow-client-shm/--no-allow-client-shm",
         default=_default("allow_client_shm"),
         help="Whether clients over HTTP and gRPC may register shared memory.",
     ),

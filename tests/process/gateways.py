@@ -6,6 +6,7 @@ from __future__ import annotations
 import select
 import subprocess
 import sys
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import gevent
@@ -14,6 +15,7 @@ from penstock.clients import Client
 
 START_S = 30.0
 
+resource_tracker.ensure_running()  # multiprocessing's own, which tritonclient's shared memory starts: nor is this
 gevent.get_hub().loop  # noqa: B018 - tritonclient.http's event loop: made here, it is none of what a test leaves behind
 
 
