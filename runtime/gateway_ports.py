@@ -101,11 +101,16 @@ def _failing_as_error(protocol: str, option: str, host: str, port: int) -> Itera
 
 
 def _free_place(host: str, port: int) -> Place:
-    """Raises OSError where somebody has the port: a socket with SO_REUSEPORT would be bound beside another one's."""
+    """Raises OSError where somebody has the port: one with SO_REUSEPORT would be bound beside another's."""
     place = Place(_address_of(host), port)
     if port:
-        _bound(place, socket.SO_REUSEADDR).close()  # connections that have ended stand in nobody's way
+        check_free(place)
     return place
+
+
+def check_free(place: Place) -> None:
+    """Raises OSError where somebody has the port. Connections that have ended stand in nobody's way."""
+    _bound(place, socket.SO_REUSEADDR).close()
 
 
 def _address_of(host: str) -> str:

@@ -99,6 +99,7 @@ class Gateways:
         self._lose = lose
         self._clock = clock
         self._gateways = [Gateway(number) for number in range(count)]
+        self.places: dict[str, str] = {}  # protocol -> HOST:PORT, empty where it is not served
         self.due_ns: int | None = None  # when the next restart is due, in the clock's ns
 
     def __repr__(self) -> str:
@@ -184,7 +185,9 @@ class Gateways:
     def describe(self, sessions: Iterable[Session]) -> list[dict[str, Any]]:
         """As `penstock status` shows them; `session`: that of the gateway, as long as it has one."""
         by_pid = {session.peer.pid: session for session in sessions if session.is_gateway and session.peer is not None}
-        return [_row(each, by_pid.get(each.process.pid) if each.process else None) for each in self._gateways]
+        return [
+            {**_row(each, by_pid.get(each.process.pid) if each.process else None), **self.places} for each in self._gateways
+        ]
 
     def _of(self, session: Session) -> Gateway | None:
         pid = session.peer.pid if session.peer is not None else None

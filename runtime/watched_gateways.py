@@ -72,7 +72,9 @@ class WatchedGateways:
                 "leave --http-port and --grpc-port out"
             )
         self._ports = GatewayPorts.open(spec)
-        for protocol, place in (("HTTP", self.http), ("gRPC", self.grpc)):
+        assert self._core is not None
+        self._core.gateways.places = {"http": self.http, "grpc": self.grpc}
+        for protocol, place in self._core.gateways.places.items():
             if place:
                 log.info("%s at %s", protocol, place)
 

@@ -25,7 +25,7 @@ MARKS = {"ok": "[green]ok[/]", "note": "[cyan]note[/]", "warning": "[yellow]warn
 @json_option
 def doctor(as_json: bool) -> None:
     """Look at everything that Penstock needs of this machine: the interpreter, the kernel, shared memory, limits, packages,
-    GPUs, the runtime directory, and a broker at the default address, which is asked over both links.
+    GPUs, ports, the runtime directory, and a broker at the default address, which is asked over both links.
 
     Each line says what was looked at, what was found, what follows from it, and how to change it. With --json: an array of
     objects with what, verdict (ok, note, warning, problem), found, consequence and fix.
@@ -40,13 +40,13 @@ def doctor(as_json: bool) -> None:
 
 
 def _findings() -> list[Finding]:
-    from .checks import broker, gpu, limits, machine, memory, software
+    from .checks import broker, gpu, limits, machine, memory, ports, software
     from .checks.finding import examine
 
     checks = (
         machine.python, machine.kernel, machine.cores, machine.numa, memory.shared_memory, memory.main_memory,
         memory.locked_memory, limits.user, limits.descriptors, limits.processes, software.packages, software.optional_packages,
-        gpu.gpus, broker.directory, broker.local_link, broker.zeromq,
+        gpu.gpus, ports.usual_ports, broker.directory, broker.local_link, broker.zeromq,
     )  # fmt: skip
     return [finding for check in checks for finding in examine(check)]
 

@@ -31,7 +31,8 @@ def status(address: str | None, as_json: bool) -> None:
 
     With --json: an object with pid, addresses, ready, stopping, models, queued, queued_by_level (of models with priority
     levels or queue policies), loads, instances (each with its lanes and gpu, and under about how that runs the model), gpus
-    (null as long as nothing needed to know), mps, sessions, regions, region_bytes, cache and bad_messages; with the rate
+    (null as long as nothing needed to know), mps, gateways (each with its state, pid, session, in_flight, restarts, reason and
+    addresses), sessions, regions, region_bytes, cache and bad_messages; with the rate
     limiter also resources, each with its device (null: global), count, used, and waiting.
     """
     with connected(address) as client:
@@ -71,9 +72,21 @@ def _show(found: dict[str, Any]) -> None:
     ]
     if limited:
         print_table("resources", ("name", "device", "used", "count", "instances waiting"), limited, right_from=2)
+    gateways = [
+        (row["gateway"], row["state"], row["reason"] or "-", row["http"] or "-", row["grpc"] or "-",
+         _or_dash(row["pid"]), _or_dash(row["session"]), row["in_flight"], row["restarts"])
+        for row in found["gateways"]
+    ]  # fmt: skip
+    if gateways:
+        named = ("gateway", "state", "reason", "HTTP", "gRPC", "process", "session", "in flight", "restarts")
+        print_table("gateways", named, gateways, right_from=5)
     sessions = found["sessions"]
     columns = list(sessions[0]) if sessions else []
-    print_table("clients", columns, [["-" if row[column] is None else row[column] for column in columns] for row in sessions])
+    print_table("clients", columns, [[_or_dash(row[column]) for column in columns] for row in sessions])
+
+
+def _or_dash(value: object) -> object:
+    return "-" if value is None else value
 
 
 def _instance(row: dict[str, Any]) -> str:

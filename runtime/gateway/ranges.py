@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Offsets and byte sizes in regions, dims, priorities: Triton's are 64 bits without a sign, the broker's protocol ends at 2**63 - 1. Pure."""
+"""Numbers in requests: Triton's have 64 bits, the broker's protocol ends at 2**63 - 1. Pure."""
 
 from __future__ import annotations
 

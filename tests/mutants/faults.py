@@ -14,6 +14,7 @@ import delivery_faults
 import detector_faults
 import device_faults
 import gateway_document_faults
+import gateway_supervision_faults
 import gpu_process_faults
 import kserve_link_faults
 import link_faults
@@ -64,6 +65,7 @@ FAULTS: tuple[Fault, ...] = (
     *loading_faults.FAULTS,
     *observing_faults.FAULTS,
     *gpu_process_faults.FAULTS,
+    *gateway_supervision_faults.FAULTS,
     *cuda_faults.FAULTS,
     *tensorrt_faults.FAULTS,
 )

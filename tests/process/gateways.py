@@ -11,17 +11,10 @@ from pathlib import Path
 
 import gevent
 
-from penstock.clients import Client
-
 START_S = 30.0
 
 resource_tracker.ensure_running()  # multiprocessing's own, which tritonclient's shared memory starts: nor is this
 gevent.get_hub().loop  # noqa: B018 - tritonclient.http's event loop: made here, it is none of what a test leaves behind
-
-
-def gateway_pids(client: Client) -> list[int]:
-    """The pids of the gateways of this client's broker, 0 for one that does not serve."""
-    return [row["pid"] if row["state"] == "serving" else 0 for row in client.status()["gateways"]]
 
 
 class RunningGateway:

@@ -20,7 +20,7 @@ import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
 from gateways import RunningGateway
 from running import Barrier, RunningBroker, add_model, eventually, resident_bytes
-from test_gateway_supervision import BOTH, HOPELESS_S, call, gateway_pids, in_flight, post, served
+from supervised_gateways import HOPELESS_S, call, gateway_pids, in_flight, post, served
 from tritonclient.utils import InferenceServerException
 
 IDLE = 1000

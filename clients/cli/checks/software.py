@@ -23,6 +23,9 @@ NEEDED = (
 OPTIONAL = (
     ("torch", "for tensors of torch", "pip install 'penstock[torch]'"),
     ("cryptography", "for the repository agent `decrypt`", "pip install 'penstock[decrypt]'"),
+    ("aiohttp", "for gateways, over HTTP", "pip install 'penstock[gateway]'"),
+    ("grpcio", "for gateways, over gRPC", "pip install 'penstock[gateway]'"),
+    ("uvloop", "for gateways", "pip install 'penstock[gateway]'"),
     ("matplotlib", "for `penstock report`", "pip install 'penstock[report]'"),
     ("jinja2", "for `penstock report`", "pip install 'penstock[report]'"),
 )

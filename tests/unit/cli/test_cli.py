@@ -37,6 +37,10 @@ STATUS = {
          "lanes": ["digits_0_0", "digits_0_1"], "gpu": {"ordinal": 1, "uuid": "GPU-1"},
          "cpus": [0, 1, 2, 6]}
     ],
+    "gateways": [
+        {"gateway": 0, "pid": 9, "state": "serving", "reason": "died (signal 9)", "restarts": 2, "session": 4, "in_flight": 3,
+         "http": "127.0.0.1:8000", "grpc": ""}
+    ],
     "sessions": [{"session": 1, "pid": None, "name": "me", "in_flight": 0, "regions": 2, "reply_backlog_bytes": 0}],
 }  # fmt: skip
 
