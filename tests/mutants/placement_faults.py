@@ -143,8 +143,8 @@ FAULTS = (
     Fault(
         "a region that was unregistered is registered when the survey ends",
         "runtime/registrations.py",
-        "            self._waiting.remove(entry)\n            self._core.reception.send",
-        "            pass\n            self._core.reception.send",
+        "            self._waiting.remove(entry)\n            self._core.reception.send(session,",
+        "            pass\n            self._core.reception.send(session,",
         (
             "tests/unit/runtime/test_device_regions.py::test_what_is_unregistered_before_the_survey_ended_is_not_registered_by_it",
         ),
