@@ -22,7 +22,7 @@ from penstock.clients.cli.tritonserver.flags import GROUPS, Becomes, Kind
 from penstock.ipc import messages as protocol
 from penstock.ipc.codec import encode
 from penstock.ipc.messages import from_client, from_worker, to_client, to_worker
-from penstock.runtime import instances, loading, models
+from penstock.runtime import gateways, instances, loading, models
 from penstock.runtime.repository import agent_runs, origins
 from penstock.runtime.repository.fields import supported_fields
 from penstock.runtime.scheduling import requests
@@ -286,6 +286,7 @@ def states() -> str:
         ("request", requests, {state: requests.TRANSITIONS[state] for state in requests.RequestState}),
         ("model version", models, models.TRANSITIONS),
         ("instance", instances, instances.TRANSITIONS),
+        ("gateway", gateways, gateways.TRANSITIONS),
         ("load or unload", loading, loading.TRANSITIONS),
         ("load's origin", origins, origins.TRANSITIONS),
         ("worker process", loop, loop.TRANSITIONS),

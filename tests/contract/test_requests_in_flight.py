@@ -28,23 +28,23 @@ def test_without_any_it_leaves_at_once() -> None:
 
 def test_the_last_outcome_is_waited_for_a_failure_too() -> None:
     async def story() -> None:
-        in_flight, over = InFlight(), asyncio.Event()
+        in_flight, over = InFlight(), [asyncio.Event(), asyncio.Event()]
 
-        async def request() -> None:
+        async def request(ends: asyncio.Event) -> None:
             with in_flight:
-                await over.wait()
+                await ends.wait()
                 raise BrokerError("lost")
 
-        requests = [asyncio.ensure_future(request()) for _ in range(2)]
+        requests = [asyncio.ensure_future(request(ends)) for ends in over]
         leaving = asyncio.ensure_future(in_flight.leave(HOPELESS_S))
-        await asyncio.sleep(0)
-        assert repr(in_flight) == "<InFlight 2, leaving>" and not leaving.done()
-        over.set()
-        assert await leaving
-        in_flight.check_invariants()
-        for ended in requests:
+        for ends, ended in zip(over, requests, strict=True):
+            assert not leaving.done()
+            ends.set()
             with pytest.raises(BrokerError, match="lost"):
                 await ended
+            in_flight.check_invariants()
+        assert await leaving
+        assert repr(in_flight) == "<InFlight 0, leaving>"
 
     asyncio.run(story())
 
