@@ -37,6 +37,7 @@ def test_the_last_outcome_is_waited_for_a_failure_too() -> None:
 
         requests = [asyncio.ensure_future(request(ends)) for ends in over]
         leaving = asyncio.ensure_future(in_flight.leave(HOPELESS_S))
+        await asyncio.sleep(0)  # each of the three has begun
         for ends, ended in zip(over, requests, strict=True):
             assert not leaving.done()
             ends.set()
