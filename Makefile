@@ -17,7 +17,7 @@ INSTALLED := $(VENV)/.project-installed
 TORCH := $(VENV)/.torch-installed
 ANALYZER := bench/cache/peers/analyzer/started
 
-.PHONY: help demo test check docs bench peers gpu-check mutants clean
+.PHONY: help demo test check docs bench peers gateway-bench gpu-check mutants clean
 help:
 	@echo "make demo     serve the sample models, classify real digits, print what happened"
 	@echo "make test     every test (those that need a GPU are skipped with a reason where there is none)"
@@ -25,6 +25,7 @@ help:
 	@echo "make docs     the tables in docs/ and conf/penstock.toml, from the code"
 	@echo "make bench    the numbers of bench/README.md, on this machine"
 	@echo "make peers    Penstock beside Triton and mosec, which it downloads into bench/cache; see bench/peers/README.md"
+	@echo "make gateway-bench perf_analyzer on the gateway, beside the local link and Triton, and HTTP servers beside each other"
 	@echo "make gpu-check the tests and the numbers that need a GPU, with PYTHON's packages as they are; see docs/gpu.md"
 	@echo "make mutants  the tests against faults put into the code on purpose"
 	@echo "make clean    remove .venv, build outputs and caches"
@@ -54,6 +55,11 @@ peers: $(INSTALLED)
 	-$(BIN)/python bench/peers/build.py
 	-$(BIN)/python bench/peers/run.py --json bench/cache/peers/results.json $(PEERS)
 	$(BIN)/python bench/peers/table.py bench/cache/peers/results.json --all
+
+# Triton is in it where `make peers` has built it, and an HTTP server where it is installed.
+gateway-bench: $(INSTALLED) $(ANALYZER)
+	-$(BIN)/python bench/gateway.py --json bench/cache/gateway.json
+	$(BIN)/python bench/http_servers.py --json bench/cache/http_servers.json
 
 # Installs nothing and uses no .venv: a machine with a GPU has its packages, and perhaps no network.
 gpu-check:

@@ -51,6 +51,17 @@ def repository(server: Literal["penstock", "triton"], instances: int = 1, cache:
     return root
 
 
+def small_repository(server: Literal["penstock", "triton"], cache: Path = CACHE) -> Path:
+    """A repository of the identity model alone, whose rows have 64 bytes: what is measured with it is not bytes."""
+    root = cache / "repositories" / f"small-{server}"
+    folder = root / "identity" / "1"
+    folder.mkdir(parents=True, exist_ok=True)
+    (root / "identity" / "config.pbtxt").write_text(configuration("identity", server, 1).replace("[ 3, 224, 224 ]", "[ 16 ]"))
+    if server == "triton":
+        shutil.copyfile(SOURCES / "identity.py", folder / "model.py")
+    return root
+
+
 def row() -> bytes:
     """One row of the identity model: 0, 1, 2, ..."""
     return np.arange(ROW_BYTES // 4, dtype=np.float32).tobytes()

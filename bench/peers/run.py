@@ -35,13 +35,12 @@ from peers.environments import UnavailableError
 from peers.loads import MOST_ROWS, Point, Side
 from peers.processes import CommandError, cores_used
 from peers.repositories import MODELS
-from peers.servers import CACHED_LOGS, SERVERS, SHARED_MEMORY, Served, has_gateway, penstock_scores, triton_scores
+from peers.servers import CACHED_LOGS, SERVERS, SHARED_MEMORY, Served, penstock_scores, triton_scores
 
 BATCHES = CONCURRENCIES = (1, 8, 64)
 IDLE_S = 3.0
 TOLERANCE = 1e-4
 """Of scores that onnxruntime computed from the same image in another batch."""
-NO_GATEWAY = "penstock over HTTP and gRPC: no gateway yet (`penstock serve` has no --http-port)"
 
 
 def points(models: Iterable[str]) -> list[Point]:
@@ -98,8 +97,6 @@ class Comparison:
         has_analyzer = AnalyzerFiles(analyzer_environment()).started.exists()
         if not has_analyzer:
             self._leave_out("perf_analyzer is not built: run bench/peers/build.py")
-        if "penstock" in self.servers and not has_gateway():
-            print(NO_GATEWAY, flush=True)
         return [side for served in self.servers.values() for side in sides_of(served, has_analyzer)]
 
     def measure(self, point: Point, sides: Sequence[Side]) -> None:

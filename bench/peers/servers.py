@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -49,15 +47,16 @@ class Served:
 
 
 @contextmanager
-def triton(logs: Path, instances: int = 1) -> Iterator[Served]:
-    """The tritonserver of the wheel with the repository of repositories.py. Raises UnavailableError."""
+def triton(logs: Path, instances: int = 1, models: Path | None = None) -> Iterator[Served]:
+    """The tritonserver of the wheel with a repository, which is that of repositories.py. Raises UnavailableError."""
     files = TritonFiles(server_environment())
     if not files.stub.is_file():
         raise UnavailableError("Triton is not built: run bench/peers/build.py")
     http, grpc = free_ports(2)
     prefix = f"penstock_peers_{http}_"
     command = [
-        str(files.program), f"--model-repository={repository('triton', instances)}", f"--backend-directory={files.backends}",
+        str(files.program), f"--model-repository={models or repository('triton', instances)}",
+        f"--backend-directory={files.backends}",
         f"--backend-config=python,shm-region-prefix-name={prefix}",
         f"--backend-config=python,shm-default-byte-size={TRITON_MEMORY_BYTES}",
         f"--http-address={HOST}", f"--http-port={http}", f"--grpc-address={HOST}", f"--grpc-port={grpc}",
@@ -75,16 +74,18 @@ def triton(logs: Path, instances: int = 1) -> Iterator[Served]:
 
 
 @contextmanager
-def penstock(logs: Path, instances: int = 1) -> Iterator[Served]:  # noqa: ARG001 - the bench's server keeps its own log
-    """A broker with its repository, on both links, and with the gateway where `penstock serve` has one."""
-    options: list[str] = []
-    more: dict[str, str] = {}
-    if has_gateway():
-        http, grpc = free_ports(2)
-        options = ["--http-port", str(http), "--grpc-port", str(grpc)]
-        more = {"http": f"{HOST}:{http}", "grpc": f"{HOST}:{grpc}"}
-    with own.serving(repository("penstock", instances), *options) as broker:
-        yield Served("penstock", version("penstock"), broker.pid, {**broker.links, **more})
+def penstock(
+    logs: Path,  # noqa: ARG001 - the bench's server keeps its own log
+    instances: int = 1,
+    models: Path | None = None,
+    gateways: int = 1,
+) -> Iterator[Served]:
+    """A broker with a repository, which is that of repositories.py, on both links, and with so many gateway processes."""
+    http, grpc = free_ports(2)
+    options = ("--http-port", str(http), "--grpc-port", str(grpc), "--gateway-processes", str(gateways))
+    with own.serving(models or repository("penstock", instances), *options) as broker:
+        ports = {"http": f"{HOST}:{http}", "grpc": f"{HOST}:{grpc}"}
+        yield Served("penstock", version("penstock"), broker.pid, {**broker.links, **ports})
 
 
 @contextmanager
@@ -105,12 +106,6 @@ def mosec(logs: Path, instances: int = 1) -> Iterator[Served]:
 SERVERS: Mapping[str, Callable[[Path, int], AbstractContextManager[Served]]] = {
     "penstock": penstock, "triton": triton, "mosec": mosec,
 }  # fmt: skip
-
-
-def has_gateway() -> bool:
-    """Whether this Penstock speaks KServe v2 over HTTP, as its own help says."""
-    command = [sys.executable, "-m", "penstock.clients.cli", "serve", "--help"]
-    return "--http-port" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def fetched(url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes:
