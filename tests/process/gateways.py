@@ -13,6 +13,8 @@ import gevent
 
 START_S = 30.0
 
+resource_tracker.ensure_running()  # multiprocessing's own, which tritonclient's shared memory starts: nor is this
+
 gevent.get_hub().loop  # noqa: B018 - tritonclient.http's event loop: made here, it is none of what a test leaves behind
 resource_tracker.ensure_running()  # multiprocessing's own, which tritonclient's shared memory starts: nor is this
 
