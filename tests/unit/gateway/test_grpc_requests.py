@@ -12,7 +12,8 @@ import pytest
 from penstock.ipc.errors import CallerError, Code
 from penstock.runtime.gateway.over_grpc.inference import request_of, response_of
 from penstock.runtime.gateway.over_grpc.schema import pb
-from penstock.runtime.gateway.requests import MOST, InferAnswer, InRegion, OutputTensor
+from penstock.runtime.gateway.ranges import MOST
+from penstock.runtime.gateway.requests import InferAnswer, InRegion, OutputTensor
 
 KINDS = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}
 
