@@ -14,6 +14,7 @@ import delivery_faults
 import detector_faults
 import device_faults
 import gateway_document_faults
+import gateway_http_faults
 import gateway_supervision_faults
 import gpu_process_faults
 import kserve_link_faults
@@ -61,6 +62,7 @@ FAULTS: tuple[Fault, ...] = (
     *cuda_region_faults.FAULTS,
     *convert_faults.FAULTS,
     *turn_faults.FAULTS,
+    *gateway_http_faults.FAULTS,
     *client_faults.FAULTS,
     *loading_faults.FAULTS,
     *observing_faults.FAULTS,

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults of inference over HTTP: limits, what clients may say, and what becomes of requests whose clients are gone."""
+
+from __future__ import annotations
+
+from fault import Fault
+
+OVER_HTTP = "runtime/gateway/over_http"
+UNIT = "tests/unit/gateway"
+CONNECTIONS = "tests/process/test_gateway_http_connections.py::"
+
+FAULTS = (
+    Fault(
+        "a compressed body may become larger than is allowed",
+        f"{OVER_HTTP}/compression.py",
+        "    if len(content) > limit:",
+        "    if len(content) > limit + 1:",
+        (f"{UNIT}/test_http_bodies.py::test_a_body_is_inflated_up_to_the_limit",),
+    ),
+    Fault(
+        "numbers that a datatype has not are wrapped",
+        f"{OVER_HTTP}/json_tensors.py",
+        "if not limits.min <= number <= limits.max:",
+        "if limits.min > limits.max:",
+        (f"{UNIT}/test_json_tensors.py::test_a_number_out_of_range_is_refused_and_not_wrapped",),
+    ),
+    Fault(
+        "deep JSON is read however deep it is",
+        f"{OVER_HTTP}/infer_document.py",
+        "        if depth > MAX_NESTING:",
+        "        if depth < 0:",
+        (f"{UNIT}/test_infer_document.py::test_json_may_be_nested_a_hundred_deep",),
+    ),
+    Fault(
+        "outputs that are named are binary because all are asked for so",
+        f"{OVER_HTTP}/infer_request.py",
+        "settings.binary_data_output and not form",
+        "settings.binary_data_output",
+        (f"{UNIT}/test_infer_request.py::test_all_outputs_are_binary_where_none_is_named",),
+    ),
+    Fault(
+        "a restricted endpoint opens to whoever has the header, whatever it says",
+        f"{OVER_HTTP}/restrictions.py",
+        "call.headers.get(self._header) == self._value",
+        "self._header in call.headers",
+        (f"{UNIT}/test_http_routes.py::test_a_restricted_path_needs_its_header",),
+    ),
+    Fault(
+        "an escaped slash splits a name",
+        f"{OVER_HTTP}/routes.py",
+        "pattern.fullmatch(call.path)",
+        "pattern.fullmatch(unquote(call.path))",
+        (f"{UNIT}/test_http_routes.py::test_names_in_a_path_come_without_escapes",),
+    ),
+    Fault(
+        "a request goes on when its client has gone",
+        f"{OVER_HTTP}/server.py",
+        "handler_cancellation=True",
+        "handler_cancellation=False",
+        (f"{CONNECTIONS}test_a_client_that_goes_away_cancels_its_request",),
+    ),
+    Fault(
+        "a body in chunks may be as large as it likes",
+        f"{OVER_HTTP}/server.py",
+        "            if size > limit:",
+        "            if size < 0:",
+        (f"{CONNECTIONS}test_chunks_that_become_too_large_are_refused_when_they_do",),
+    ),
+)
