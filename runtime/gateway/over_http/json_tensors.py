@@ -34,7 +34,7 @@ _ELEMENTS: dict[str, Any] = {
 def _decoder(datatype: str, depth: int) -> msgspec.json.Decoder[Any]:
     kind = _ELEMENTS[datatype]
     for _ in range(depth):
-        kind = list[kind]  # type: ignore[valid-type]
+        kind = list[kind]  # type: ignore[valid-type]  # made at run time
     return msgspec.json.Decoder(kind)
 
 
