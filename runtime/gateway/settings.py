@@ -23,7 +23,7 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     grpc_port: int = -1
     allow_client_shm: bool = True
     http_max_input_size: int = 64 * 1024 * 1024  # bytes of a request's body; Triton's default
-    http_header_forward_pattern: str = ""  # forwarding.py
+    http_header_forward_pattern: str = ""  # forwarding.py; empty: none
     http_restricted_api: tuple[str, ...] = ()  # over_http/restrictions.py
     server_id: str = "triton"  # the name in the server's metadata
     strict_readiness: bool = True  # ready only while every model is, but for those that were unloaded on purpose

@@ -9,8 +9,8 @@ import pytest
 
 from penstock.ipc.errors import CallerError, not_found
 from penstock.runtime.gateway.callers import Caller
-from penstock.runtime.gateway.over_http.exchange import Call, Response, of_json
 from penstock.runtime.gateway.forwarding import HeaderForwarding
+from penstock.runtime.gateway.over_http.exchange import Call, Response, of_json
 from penstock.runtime.gateway.over_http.restrictions import GROUPS, restrictions_of
 from penstock.runtime.gateway.over_http.routes import Routes
 
@@ -134,12 +134,12 @@ HEADERS = {"My-Header": "1", "my-other": "2", "Accept": "3"}
         ("", {}),
         ("my-.*", {"My-Header": "1", "my-other": "2"}),
         ("(?-i)my-.*", {"my-other": "2"}),
-        ("my-", {"My-Header": "1", "my-other": "2"}),
+        ("^y-", {}),
         ("my-other|accept", {"my-other": "2", "Accept": "3"}),
     ],
 )
-def test_headers_whose_whole_name_fits_are_forwarded(pattern: str, found: dict[str, str]) -> None:
-    assert HeaderForwarding(pattern, "--a-flag").parameters(HEADERS.items()) == found
+def test_headers_in_whose_name_the_pattern_is_found_are_forwarded(pattern: str, found: dict[str, str]) -> None:
+    assert HeaderForwarding(pattern, "--flag").parameters(HEADERS.items()) == found
 
 
 @pytest.mark.parametrize(
@@ -158,10 +158,10 @@ def test_headers_whose_whole_name_fits_are_forwarded(pattern: str, found: dict[s
 )
 def test_reserved_names_are_not_forwarded(name: str) -> None:
     with pytest.raises(CallerError, match=f"Header '{name}' is reserved for Triton usage and cannot be forwarded."):
-        HeaderForwarding(".*", "--a-flag").parameters([(name, "1")])
-    assert HeaderForwarding("my-.*", "--a-flag").parameters([(name, "1")]) == {}
+        HeaderForwarding(".*", "--flag").parameters([(name, "1")])
+    assert HeaderForwarding("my-.*", "--flag").parameters([(name, "1")]) == {}
 
 
 def test_a_pattern_that_is_none_is_refused() -> None:
     with pytest.raises(CallerError, match="is no regular expression"):
-        HeaderForwarding("(", "--a-flag")
+        HeaderForwarding("(", "--flag")
