@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
-from msgspec import structs
 
+from .grpc_options import GRPC_OPTIONS, default_of
 from .options import Decorator
 
 if TYPE_CHECKING:
@@ -17,15 +17,8 @@ if TYPE_CHECKING:
 NEEDED = ("aiohttp", "grpc", "tritonclient", "uvloop")
 
 
-def _default(name: str) -> Any:
-    """What the gateway's settings say where nobody says otherwise."""
-    from ...runtime.gateway.settings import GatewaySettings
-
-    return next(field.default for field in structs.fields(GatewaySettings) if field.name == name)
-
-
 def _port(name: str, text: str) -> Decorator:
-    return click.option(f"--{name}", type=click.IntRange(-1, 65535), default=_default(name.replace("-", "_")), help=text)
+    return click.option(f"--{name}", type=click.IntRange(-1, 65535), default=default_of(name.replace("-", "_")), help=text)
 
 
 GATEWAY_OPTIONS: tuple[Decorator, ...] = (
@@ -34,17 +27,17 @@ GATEWAY_OPTIONS: tuple[Decorator, ...] = (
         "KServe v2 over HTTP for Triton's clients, usually at 8000; 0: any free port, which is announced; -1: none.",
     ),
     _port("grpc-port", "KServe v2 over gRPC, usually at 8001; 0: any free port, which is announced; -1: none."),
-    click.option("--http-host", default=_default("http_host"), help="The address that --http-port is opened on."),
-    click.option("--grpc-host", default=_default("grpc_host"), help="The address that --grpc-port is opened on."),
+    click.option("--http-host", default=default_of("http_host"), help="The address that --http-port is opened on."),
+    click.option("--grpc-host", default=default_of("grpc_host"), help="The address that --grpc-port is opened on."),
     click.option(
         "--http-max-input-size",
         type=click.IntRange(1),
-        default=_default("http_max_input_size"),
+        default=default_of("http_max_input_size"),
         help="Bytes that the body of an HTTP request may have.",
     ),
     click.option(
         "--http-header-forward-pattern",
-        default=_default("http_header_forward_pattern"),
+        default=default_of("http_header_forward_pattern"),
         metavar="REGEX",
         help="HTTP headers, by a regular expression for their names, that become parameters of inference requests.",
     ),
@@ -56,22 +49,25 @@ GATEWAY_OPTIONS: tuple[Decorator, ...] = (
     ),
     click.option(
         "--allow-client-shm/--no-allow-client-shm",
-        default=_default("allow_client_shm"),
+        default=default_of("allow_client_shm"),
         help="Whether clients over HTTP and gRPC may register shared memory.",
     ),
     click.option(
         "--gateway-model-control",
         "model_control",
         type=click.Choice(("owner", "anyone")),
-        default=_default("model_control"),
+        default=default_of("model_control"),
         help="Who may load and unload models by gateways: programs of the broker's own user, or whoever reaches the ports.",
     ),
-    click.option("--server-id", default=_default("server_id"), help="The server's name in the metadata that gateways answer."),
+    click.option(
+        "--server-id", default=default_of("server_id"), help="The server's name in the metadata that gateways answer."
+    ),
     click.option(
         "--strict-readiness/--no-strict-readiness",
-        default=_default("strict_readiness"),
+        default=default_of("strict_readiness"),
         help="Whether gateways are ready only while every model is, or as soon as there is a server.",
     ),
+    *GRPC_OPTIONS,
 )
 """In the order of the help."""
 

@@ -14,7 +14,7 @@ from ....ipc.errors import BrokerError, Code, PenstockError
 from ....ipc.local_sockets import Address
 from ..callers import Caller
 from ..tracing import Passage, Tracing
-from .schema import StatusCode
+from .schema import UNREADABLE, StatusCode
 
 log = logging.getLogger("penstock.gateway")
 
@@ -35,18 +35,25 @@ def answered(method: Callable[[Any, Any, Caller], Awaitable[T]]) -> Callable[[An
 
     @functools.wraps(method)
     async def called(self: Any, request: Any, context: Any) -> T:
-        log.debug("gRPC request: %s", method.__name__)
-        try:
-            answering = method(self, request, caller_of(context.peer(), self.listening))
-            return await (_traced(self.tracing, answering, context) if self.tracing.on else answering)
-        except Exception as error:
-            await abort(context, error, method.__name__)
-            raise
-        except asyncio.CancelledError:
-            log.debug("Cancellation notification received for %s", method.__name__)
-            raise
+        async def answer() -> T:
+            return await method(self, check_readable(request), caller_of(context.peer(), self.listening))
+
+        return await answer_call(answer(), context, method.__name__, self.tracing)
 
     return called
+
+
+async def answer_call(answering: Awaitable[T], context: Any, name: str, tracing: Tracing) -> T:
+    """Has a call of that name answered, or ended with its error; it may be traced, and is told to the log."""
+    log.debug("gRPC request: %s", name)
+    try:
+        return await (_traced(tracing, answering, context) if tracing.on else answering)
+    except asyncio.CancelledError:
+        log.debug("Cancellation notification received for %s", name)
+        raise
+    except Exception as error:
+        await abort(context, error, name)
+        raise
 
 
 async def _traced(tracing: Tracing, answering: Awaitable[T], context: Any) -> T:
@@ -62,6 +69,13 @@ async def _traced(tracing: Tracing, answering: Awaitable[T], context: Any) -> T:
         answer = await answering
     passage.answers()
     return answer
+
+
+def check_readable(request: Any) -> Any:
+    """The request. Raises BrokerError, in Triton's words, for what is no message."""
+    if request is UNREADABLE:
+        raise BrokerError("Unable to parse request", Code.INTERNAL)
+    return request
 
 
 async def abort(context: Any, error: Exception, what: str) -> None:

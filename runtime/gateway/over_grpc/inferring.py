@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -12,10 +13,11 @@ from ..callers import Caller
 from ..documents import version_of
 from ..forwarding import HeaderForwarding
 from ..parts import Parts
-from .calls import abort, caller_of
+from ..tracing import Passage
+from .calls import abort, answer_call, caller_of, check_readable, log
 from .inference import NO_HEADERS, request_of, response_of
 from .schema import Compression
-from .streams import SHUTTING_DOWN, InferStream
+from .streams import NAME, SHUTTING_DOWN, InferStream
 
 STRICT = "triton_grpc_error"
 """Metadata by which a client asks for a stream that ends with the status of its first error."""
@@ -27,6 +29,7 @@ class GrpcInference:
     def __init__(self, parts: Parts) -> None:
         self._inference = parts.inference
         self._documents = parts.documents
+        self._tracing = parts.tracing
         self._forwarding = HeaderForwarding(parts.settings.grpc_header_forward_pattern, "--grpc-header-forward-pattern")
         self._compresses = parts.settings.grpc_infer_response_compression_level != "none"
         self._streams: set[InferStream] = set()
@@ -39,11 +42,11 @@ class GrpcInference:
         """One request."""
         if self._compresses:
             context.set_compression(Compression.Gzip)
-        try:
+
+        async def answer() -> Any:
             return await self._answer(message, caller_of(context.peer(), listening), self._headers(context))
-        except Exception as error:
-            await abort(context, error, "ModelInfer")
-            raise
+
+        return await answer_call(answer(), context, "ModelInfer", self._tracing)
 
     async def stream(self, messages: AsyncIterator[Any], context: Any, listening: Address) -> None:
         """A stream of requests."""
@@ -51,15 +54,19 @@ class GrpcInference:
             context.set_compression(Compression.Gzip)
         caller = caller_of(context.peer(), listening)
         is_strict = (STRICT, "true") in context.invocation_metadata()
+        log.debug("gRPC request: %s", NAME)
         try:
             headers = self._headers(context)
         except CallerError as error:
-            await abort(context, error, "ModelStreamInfer")
+            await abort(context, error, NAME)
             raise
-        stream = InferStream(lambda message: self._answer(message, caller, headers), context, is_strict)
+        stream = InferStream(lambda message: self._streamed(message, caller, headers), context, is_strict)
         self._streams.add(stream)
         try:
             await stream.serve(messages)
+        except asyncio.CancelledError:
+            log.debug("Cancellation notification received for %s", NAME)
+            raise
         finally:
             self._streams.discard(stream)
 
@@ -76,7 +83,21 @@ class GrpcInference:
             (name, value) for name, value in context.invocation_metadata() if isinstance(value, str)
         )  # fmt: skip
 
+    async def _streamed(self, message: Any, caller: Caller, headers: Mapping[str, str]) -> Any:
+        """The answer to one of a stream's requests, which may be traced by itself: it is sent when its turn has come."""
+        if not self._tracing.on:
+            return await self._answer(message, caller, headers)
+        passage = Passage("GRPC")
+        try:
+            with self._tracing.follow(passage):
+                return await self._answer(message, caller, headers)
+        finally:
+            passage.answers()
+            passage.sent()
+            self._tracing.done(passage)
+
     async def _answer(self, message: Any, caller: Caller, headers: Mapping[str, str]) -> Any:
+        check_readable(message)
         if self._is_leaving:
             raise BrokerError(SHUTTING_DOWN)
         try:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+from google.protobuf.message import DecodeError
 
 from ..lacking import lacking
 
@@ -19,15 +21,39 @@ pb: Any = service_pb2
 """The messages: ModelInferRequest and the rest."""
 config_pb: Any = model_config_pb2
 service: Any = service_pb2_grpc
-"""GRPCInferenceServiceServicer, and what adds one to a server."""
+"""GRPCInferenceServiceServicer."""
 
 StatusCode = grpc.StatusCode
 Compression = grpc.Compression
 aio: Any = grpc.aio
 rpc: Any = grpc
 """What makes handlers of methods, and credentials of certificates."""
-ServicerContext = grpc.aio.ServicerContext
 parse_dict = json_format.ParseDict
+UNREADABLE = object()
+"""What a method gets for a request that is no message."""
+
+
+def handler_of(servicer: Any) -> Any:
+    """What adds a servicer's methods to a server. Unlike the compiled one it leaves it to them what is said of no message."""
+    name = "GRPCInferenceService"
+    handlers: dict[str, Any] = {}
+    for method in pb.DESCRIPTOR.services_by_name[name].methods:
+        make = grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_unary_rpc_method_handler
+        asked, answer = (message_factory.GetMessageClass(kind) for kind in (method.input_type, method.output_type))
+        handlers[method.name] = make(getattr(servicer, method.name), _reader(asked), answer.SerializeToString)
+    return grpc.method_handlers_generic_handler(f"inference.{name}", handlers)
+
+
+def _reader(kind: Any) -> Callable[[bytes], Any]:
+    parse = kind.FromString
+
+    def read(content: bytes) -> Any:
+        try:
+            return parse(content)
+        except DecodeError:
+            return UNREADABLE
+
+    return read
 
 
 def _health() -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ....ipc.errors import BrokerError
 from ....ipc.local_sockets import Address, own_addresses
 from .restrictions import Restrictions
-from .schema import aio, rpc, service
+from .schema import aio, handler_of, rpc
 
 if TYPE_CHECKING:
     from ..settings import GatewaySettings
@@ -93,8 +93,7 @@ class GrpcServer:
             server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
         )  # fmt: skip
         servicer = self._make_servicer(Address.of("" if ip_address(host).is_unspecified else host, self.port))
-        service.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-        server.add_generic_rpc_handlers((servicer.health.handler(),))
+        server.add_generic_rpc_handlers((handler_of(servicer), servicer.health.handler()))
         self._servicers.append(servicer)
         self._servers.append(server)
 

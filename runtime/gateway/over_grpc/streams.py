@@ -9,7 +9,7 @@ from typing import Any
 
 from ....ipc.errors import BrokerError
 from .calls import abort, meant
-from .schema import pb
+from .schema import UNREADABLE, pb
 
 MOST_IN_FLIGHT = 256
 """Requests of one stream. The next one is read when the first has been answered, and the client has taken its answer."""
@@ -75,8 +75,9 @@ class InferStream:
             if self._is_strict:
                 raise
             said = meant(error, NAME)
+            request_id = "" if request is UNREADABLE else request.id
             return pb.ModelStreamInferResponse(
-                error_message=said.message, infer_response=pb.ModelInferResponse(id=request.id)
+                error_message=said.message, infer_response=pb.ModelInferResponse(id=request_id)
             )  # fmt: skip
         answer.parameters[FINAL].bool_param = True
         return pb.ModelStreamInferResponse(infer_response=answer)
