@@ -146,19 +146,7 @@ class Queries:
 
     def _shared_regions(self, session: Session, query: Query) -> list[dict[str, Any]]:
         """The regions that are shared for a user, as Triton's status knows them, whatever their kind; see shared_regions.py."""
-        uid = user_of(session, query.on_behalf)
-        return [
-            {
-                "name": r.name,
-                "kind": r.kind,
-                "key": r.key,
-                "offset": r.offset,
-                "byte_size": r.byte_size,
-                "device_id": r.cuda.device_id,
-            }
-            for owner, r in self._core.shared
-            if owner == uid
-        ]
+        return self._core.shared.describe(user_of(session, query.on_behalf))
 
     def _status(self, _session: Session, _query: Query) -> dict[str, Any]:
         """`resources` is there only with the rate limiter; `gpus` is nil as long as nothing needed to know."""

@@ -59,6 +59,16 @@ class SharedRegions:
             names = self._by_uid[uid] = SharedNames(self._most, self._forget)
         return names
 
+    def describe(self, uid: int) -> list[dict[str, object]]:
+        """A user's regions, as Triton's status has them."""
+        return [
+            {
+                "name": region.name, "kind": region.kind, "key": region.key, "offset": region.offset,
+                "byte_size": region.byte_size, "device_id": region.cuda.device_id,
+            }
+            for region in self._by_uid.get(uid, ())
+        ]  # fmt: skip
+
     def visible(self, session: Session, on_behalf: int) -> Visible:
         """The regions that a request may name. Raises CallerError for a session that may not speak for that user."""
         uid = user_of(session, on_behalf)

@@ -32,6 +32,7 @@ import registry_faults
 import report_faults
 import scheduler_faults
 import shape_faults
+import shared_region_faults
 import tensorrt_faults
 import torch_faults
 import turn_faults
@@ -43,6 +44,7 @@ FAULTS: tuple[Fault, ...] = (
     *link_faults.FAULTS,
     *packing_faults.FAULTS,
     *shape_faults.FAULTS,
+    *shared_region_faults.FAULTS,
     *device_faults.FAULTS,
     *detector_faults.FAULTS,
     *torch_faults.FAULTS,

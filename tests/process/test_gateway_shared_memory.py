@@ -250,7 +250,7 @@ def test_the_string_example_runs(client: Any, protocol: str, segment: Any) -> No
     client.infer("texts", [given], outputs=[wanted])
     assert shm.get_contents_as_numpy(segment, np.object_, [1, 3], 4096).tolist() == values.tolist()
     wanted.set_shared_memory("mine", size - 1, 4096)
-    assert f"needs {size} bytes" in refusal(client.infer, "texts", [given], outputs=[wanted])
+    assert f"should be at least {size} bytes to hold the results" in refusal(client.infer, "texts", [given], outputs=[wanted])
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------------------
