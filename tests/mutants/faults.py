@@ -16,6 +16,7 @@ import device_faults
 import gateway_document_faults
 import gateway_http_faults
 import gateway_supervision_faults
+import gateway_settings_faults
 import gpu_process_faults
 import kserve_link_faults
 import link_faults
@@ -68,6 +69,7 @@ FAULTS: tuple[Fault, ...] = (
     *client_faults.FAULTS,
     *loading_faults.FAULTS,
     *observing_faults.FAULTS,
+    *gateway_settings_faults.FAULTS,
     *gpu_process_faults.FAULTS,
     *gateway_supervision_faults.FAULTS,
     *cuda_faults.FAULTS,

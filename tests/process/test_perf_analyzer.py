@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 import tritonclient.http
 from running import eventually
+from trace_reading import read_traces
 from triton_libraries import PROTOCOLS, serving
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
@@ -71,8 +72,9 @@ class Counts(NamedTuple):
 class Penstock:
     """`penstock serve` with both ports, and what it says of itself."""
 
-    def __init__(self, ports: dict[str, str], client: Any) -> None:
+    def __init__(self, ports: dict[str, str], client: Any, traces: Path) -> None:
         self.ports = ports
+        self.traces = traces
         self.client = client
 
     def counts(self, model: str) -> Counts:
@@ -88,12 +90,13 @@ class Penstock:
 
 @pytest.fixture(scope="module")
 def penstock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Penstock]:
+    folder = tmp_path_factory.mktemp("penstock")
     with (
-        serving(tmp_path_factory.mktemp("penstock"), "simple", "identity_fp32") as ports,
+        serving(folder, "simple", "identity_fp32") as ports,
         tritonclient.http.InferenceServerClient(ports["http"]) as client,
     ):
         assert client.is_server_ready()  # its connection is made here, and is none that a test leaves behind
-        yield Penstock(ports, client)
+        yield Penstock(ports, client, folder / "traces.json")
 
 
 class Report(NamedTuple):
@@ -289,3 +292,16 @@ def test_a_model_that_is_not_there_is_told_in_tritons_words(
     done = analyzer(*arguments(penstock, protocol, model, *version, "--request-count", "5"))
     assert done.returncode != 0
     assert said in done.stdout
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_it_has_requests_traced(analyzer: Analyzer, penstock: Penstock, protocol: str) -> None:
+    # Given that it asks for the timestamps of every tenth request, three in all
+    penstock.traces.unlink(missing_ok=True)
+    options = ("--trace-level", "TIMESTAMPS", "--trace-rate", "10", "--trace-count", "3", "--request-count", "40")
+    # When it measures
+    measured(analyzer, penstock, arguments(penstock, protocol, "simple", *options))
+    # Then they are in the server's trace file
+    eventually(lambda: penstock.traces.exists() and len(read_traces(penstock.traces)) == 3, 10.0, "three traces are written")
+    assert all(trace.protocol == protocol and trace.spans()["infer"] > 0 for trace in read_traces(penstock.traces))
+    penstock.client.update_trace_settings(settings={"trace_level": ["OFF"]})

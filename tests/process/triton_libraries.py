@@ -129,7 +129,7 @@ def tell(story: Story, library: Library, ports: Mapping[str, str], **options: An
 
 @contextmanager
 def serving(folder: Path, *names: str) -> Iterator[dict[str, str]]:
-    """`penstock serve` with both ports: protocol -> HOST:PORT.
+    """`penstock serve` with both ports: protocol -> HOST:PORT. Its log and its traces are in the folder.
 
     Models: these samples; `text` gives back strings, `unbatched` has no batch dimension, `failing` fails.
     """
@@ -140,5 +140,6 @@ def serving(folder: Path, *names: str) -> Iterator[dict[str, str]]:
     add_model(repository, "failing", mode="failing", message="this model fails")
     (repository / "text" / "1").mkdir(parents=True)
     (repository / "text" / "config.pbtxt").write_text(TEXT)
-    with RunningBroker(folder, repository, "--http-port", "0", "--grpc-port", "0") as broker:
+    options = ("--http-port", "0", "--grpc-port", "0", "--trace-file", str(folder / "traces.json"))
+    with RunningBroker(folder, repository, *options) as broker:
         yield {protocol: broker.said[protocol] for protocol in PROTOCOLS}
