@@ -148,8 +148,10 @@ class TracedInference:
         if trace is None:
             return await self._inference.infer(request, caller)
         passage = _passage.get()
-        if passage is not None:
+        if passage is not None and passage.trace is None:
             passage.trace = trace
+        else:
+            passage = None  # one of several that came in one call: when it came and left is not known
         trace.stamp("REQUEST_START", time.monotonic_ns())
         try:
             answer = await self._inference.infer(request._replace(explain=True), caller)
