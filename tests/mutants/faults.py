@@ -36,6 +36,7 @@ import shape_faults
 import shared_region_faults
 import tensorrt_faults
 import torch_faults
+import triton_command_faults
 import turn_faults
 from fault import Fault
 
@@ -49,6 +50,7 @@ FAULTS: tuple[Fault, ...] = (
     *device_faults.FAULTS,
     *detector_faults.FAULTS,
     *torch_faults.FAULTS,
+    *triton_command_faults.FAULTS,
     *registry_faults.FAULTS,
     *delivery_faults.FAULTS,
     *agent_faults.FAULTS,

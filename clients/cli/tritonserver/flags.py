@@ -192,7 +192,11 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("backend-directory", TEXT, NOTHING, "backends are part of Penstock"),
         Flag(
             "backend-config", Kind.SETTING, REFUSED, "backends have no settings of their own here; models have parameters",
-            repeats=True, harmless=("default-max-batch-size=4", "onnxruntime,default-max-batch-size=4", "python,*"),
+            repeats=True,
+            harmless=(
+                "default-max-batch-size=4", "onnxruntime,default-max-batch-size=4", "python,*", "tensorflow,*", "openvino,*",
+                "dali,*", "fil,*", "vllm,*",
+            ),
         ),
         Flag("repoagent-directory", TEXT, NOTHING, "agents are found among the installed Python packages"),
     ),
