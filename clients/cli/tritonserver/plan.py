@@ -213,7 +213,7 @@ _OF_GATEWAYS: tuple[tuple[str, str, Callable[[Given, str], Any]], ...] = (
     ("http-restricted-api", "http_restricted_api", _restrictions),
     ("grpc-infer-response-compression-level", "grpc_infer_response_compression_level", _compression),
     ("grpc-header-forward-pattern", "grpc_header_forward_pattern", _pattern),
-    ("grpc-restricted-protocol", "grpc_restricted_protocols", _restrictions),
+    ("grpc-restricted-protocol", "grpc_restricted_protocol", _restrictions),
     ("grpc-keepalive-time", "grpc_keepalive_time_ms", Given.whole),
     ("grpc-keepalive-timeout", "grpc_keepalive_timeout_ms", Given.whole),
     ("grpc-keepalive-permit-without-calls", "grpc_keepalive_permit_without_calls", Given.boolean),

@@ -99,6 +99,7 @@ def test_the_defaults_that_are_named_are_those_that_hold(name: str) -> None:
 
 def everything(plan: Plan) -> tuple[Any, ...]:
     options = serve.make_context("serve", [*plan.serve[:-1], "--", "/"] if plan.serve[-1] == "--" else list(plan.serve)).params
+    assert set(plan.told) <= set(GatewaySettings.__struct_fields__)
     return (
         options, msgspec.convert(plan.told, GatewaySettings), msgspec.convert(plan.log, LogSettings),
         msgspec.convert(plan.trace, TraceSettings), plan.exit_on_error,
