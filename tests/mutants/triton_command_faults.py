@@ -58,13 +58,6 @@ FAULTS = (
         (f"{COMMAND}test_a_model_that_does_not_load_ends_it",),
     ),
     Fault(
-        "a second server of a user finds the socket taken",
-        SERVER,
-        '            yield (f"unix://{directory.path}/broker.sock",)',
-        "            yield addresses",
-        (f"{COMMAND}test_two_of_one_user_run_beside_each_other_and_each_has_its_file_of_lines",),
-    ),
-    Fault(
         "what is waited for at the end is never said again",
         DRAINING,
         "            if now_ns >= report_ns:",

@@ -150,6 +150,7 @@ WRONG = {
     "simple": "Unexpected argument: simple",
     "--http-port=abc": 'Bad option: "--http-port".\nInvalid option value. Got abc',
     "--http-port=99999999999": 'Bad option: "--http-port".\nProvided option value is out of bound. Got 99999999999',
+    "--exit-timeout-secs=2147483648": "Provided option value is out of bound. Got 2147483648",
     "--exit-on-error=yes": 'Bad option: "--exit-on-error".\ninvalid value for bool option: yes',
     "--model-control-mode=bad": 'Bad option: "--model-control-mode".\ninvalid argument for --model-control-mode',
     "--log-format=x": 'Bad option: "--log-format".\ninvalid argument for --log-format',
