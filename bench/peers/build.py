@@ -22,6 +22,7 @@ if __name__ == "__main__":
 
 from peers.analyzer import ANALYZER, AnalyzerFiles, analyzer_environment
 from peers.environments import TritonFiles, UnavailableError, mosec_environment, server_environment
+from peers.loads import ANY_PERCENT
 from peers.repositories import FLOATS, MODELS, row
 from peers.servers import CACHED_LOGS, mosec, mosec_scores, penstock, triton, triton_scores
 
@@ -47,7 +48,7 @@ def build_analyzer() -> str:
     files = AnalyzerFiles(analyzer_environment())
     files.build(print)
     with penstock(CACHED_LOGS / "build") as served:
-        command = [str(files.program), "-m", "identity", "-u", served.addresses["http"], "--request-count", "50"]
+        command = [str(files.program), "-m", "identity", "-u", served.addresses["http"], "-p", "200", "-s", ANY_PERCENT]
         said = subprocess.run(
             [*command, "--shared-memory", "system"],
             env=files.variables(), capture_output=True, text=True, check=False, timeout=ATTEMPT_S,

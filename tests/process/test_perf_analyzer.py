@@ -23,10 +23,14 @@ from triton_libraries import PROTOCOLS, serving
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 MEASURED_S = 60.0
-REQUESTS = 200
 LEVELS = (1, 6, 11, 16)
+EDGES = 2
+"""The edges of its windows and the moments at which it reads our statistics are not the same: so many times it may be wrong."""
 SHORT_WINDOWS = ("-p", "200", "-r", "3", "-s", "999")
-"""ms of a window, windows of a level, percent by which they may differ: no level is measured twice on a machine that is busy."""
+"""ms of a window, windows of a level, percent by which they may differ: no level is measured twice on a machine that is busy.
+
+Not --request-count: in 2.50 it waits for ever where a request is answered before it begins to count.
+"""
 
 
 class Analyzer:
@@ -130,7 +134,7 @@ def reports(said: str) -> list[Report]:
 
 
 def arguments(penstock: Penstock, protocol: str, model: str, *more: str) -> list[str]:
-    return ["-m", model, "-i", protocol, "-u", penstock.ports[protocol], *more]
+    return ["-m", model, "-i", protocol, "-u", penstock.ports[protocol], *SHORT_WINDOWS, *more]
 
 
 def measured(analyzer: Analyzer, penstock: Penstock, command: Sequence[str]) -> tuple[list[Report], Counts]:
@@ -145,12 +149,16 @@ def measured(analyzer: Analyzer, penstock: Penstock, command: Sequence[str]) -> 
     return reports(done.stdout), Counts(*(new - old for new, old in zip(after, before, strict=True)))
 
 
-def check(found: list[Report], concurrency: int, requests: int, rows: int = 1) -> None:
-    """It counted all requests. What it read of our statistics lacks those that were answered before it first read them."""
-    (report,) = found
-    assert (report.concurrency, report.requests) == (concurrency, requests)
-    assert 0 < report.successes <= requests
-    assert report.inferences == report.successes * rows
+def check(found: list[Report], counted: Counts, *levels: int, rows: int = 1) -> None:
+    """Nothing failed, and what it counted in its windows, and what it read of us at their edges, are requests that we counted."""
+    assert tuple(report.concurrency for report in found) == levels
+    assert counted == Counts(counted.successes, 0, counted.successes * rows)
+    assert sum(report.requests for report in found) <= counted.successes
+    assert sum(report.successes for report in found) <= counted.successes
+    for report in found:
+        assert report.inferences == report.successes * rows
+        assert report.requests <= EDGES * report.successes
+        assert report.successes <= EDGES * report.requests
 
 
 WAYS = {
@@ -163,16 +171,11 @@ WAYS = {
 @pytest.mark.parametrize(
     ("protocol", "way"), [pytest.param(name, way, id=f"{name}{''.join(way)}") for name, ways in WAYS.items() for way in ways]
 )
-def test_every_request_that_it_sends_is_in_our_statistics_and_none_besides(
+def test_what_it_counts_is_what_our_statistics_count(
     analyzer: Analyzer, penstock: Penstock, protocol: str, way: tuple[str, ...], memory: str
 ) -> None:
-    # Given a count of requests, 16 in flight
-    options = ("--shared-memory", memory, "--concurrency-range", "16", "--request-count", str(REQUESTS))
-    # When they are sent
-    found, counted = measured(analyzer, penstock, arguments(penstock, protocol, "simple", *way, *options))
-    # Then it has counted each, and so have we
-    assert counted == Counts(REQUESTS, 0, REQUESTS)
-    check(found, 16, REQUESTS)
+    command = arguments(penstock, protocol, "simple", *way, "--shared-memory", memory, "--concurrency-range", "16")
+    check(*measured(analyzer, penstock, command), 16)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -180,17 +183,10 @@ def test_it_measures_one_level_of_concurrency_after_the_other(
     analyzer: Analyzer, penstock: Penstock, protocol: str, tmp_path: Path
 ) -> None:
     table = tmp_path / "report.csv"
-    # When it measures as people have it measure, and in short windows
-    options = ("--shared-memory=system", "--concurrency-range", "1:16:5", *SHORT_WINDOWS, "-f", str(table))
-    found, counted = measured(analyzer, penstock, arguments(penstock, protocol, "simple", *options))
-    # Then there is a row for each level, and what it counted in windows are requests that we counted
-    assert tuple(report.concurrency for report in found) == LEVELS
+    options = ("--shared-memory=system", "--concurrency-range", "1:16:5", "-f", str(table))
+    check(*measured(analyzer, penstock, arguments(penstock, protocol, "simple", *options)), *LEVELS)
     with table.open() as lines:
         assert sorted(int(row["Concurrency"]) for row in csv.DictReader(lines)) == list(LEVELS)
-    assert all(report.requests and report.inferences == report.successes for report in found)
-    assert counted.failures == 0
-    assert sum(report.requests for report in found) <= counted.successes
-    assert sum(report.successes for report in found) <= counted.successes
 
 
 INPUTS: dict[str, tuple[str, tuple[str, ...], int]] = {
@@ -210,11 +206,8 @@ INPUTS: dict[str, tuple[str, tuple[str, ...], int]] = {
 @pytest.mark.parametrize("kind", INPUTS)
 def test_it_sends_inputs_of_every_kind(analyzer: Analyzer, penstock: Penstock, protocol: str, kind: str) -> None:
     model, options, rows = INPUTS[kind]
-    found, counted = measured(
-        analyzer, penstock, arguments(penstock, protocol, model, *options, "--concurrency-range", "4", "--request-count", "40")
-    )
-    assert counted == Counts(40, 0, 40 * rows)
-    check(found, 4, 40, rows)
+    command = arguments(penstock, protocol, model, *options, "--concurrency-range", "4")
+    check(*measured(analyzer, penstock, command), 4, rows=rows)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -234,10 +227,10 @@ def test_it_sends_what_a_file_says_and_finds_the_answers_that_the_file_expects(
         given = [{"INPUT0": first, "INPUT1": second} for first, second in inputs]
         file.write_text(json.dumps({"data": given, "validation_data": expected}))
 
-    command = arguments(penstock, protocol, "simple", "--input-data", str(file), "--request-count", "30")
+    command = arguments(penstock, protocol, "simple", "--input-data", str(file))
     # When it sends them, then every answer is as expected
     write(answers)
-    assert measured(analyzer, penstock, command)[1] == Counts(30, 0, 30)
+    check(*measured(analyzer, penstock, command), 1)
     # And where the file expects another, it says so
     write([*answers[:2], {"OUTPUT0": ones, "OUTPUT1": ones}])
     done = analyzer(*command)
@@ -247,22 +240,19 @@ def test_it_sends_what_a_file_says_and_finds_the_answers_that_the_file_expects(
 
 def test_it_sends_and_takes_json_where_it_is_told_to(analyzer: Analyzer, penstock: Penstock) -> None:
     formats = ("--input-tensor-format", "json", "--output-tensor-format", "json")
-    _, counted = measured(analyzer, penstock, arguments(penstock, "http", "simple", *formats, "--request-count", "40"))
-    assert counted == Counts(40, 0, 40)
+    check(*measured(analyzer, penstock, arguments(penstock, "http", "simple", *formats)), 1)
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
 def test_it_sends_messages_that_are_compressed(analyzer: Analyzer, penstock: Penstock, algorithm: str) -> None:
-    options = ("--grpc-compression-algorithm", algorithm, "--shape", "INPUT0:1000", "--request-count", "40")
-    _, counted = measured(analyzer, penstock, arguments(penstock, "grpc", "identity_fp32", *options))
-    assert counted == Counts(40, 0, 40)
+    options = ("--grpc-compression-algorithm", algorithm, "--shape", "INPUT0:1000")
+    check(*measured(analyzer, penstock, arguments(penstock, "grpc", "identity_fp32", *options)), 1)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_it_sends_at_a_rate(analyzer: Analyzer, penstock: Penstock, protocol: str) -> None:
-    options = ("--request-rate-range", "40", "--request-count", "40")
-    _, counted = measured(analyzer, penstock, arguments(penstock, protocol, "simple", *options))
-    assert counted == Counts(40, 0, 40)
+    _, counted = measured(analyzer, penstock, arguments(penstock, protocol, "simple", "--request-rate-range", "100"))
+    assert counted.successes > 0 == counted.failures
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -272,7 +262,7 @@ def test_it_says_where_a_model_fails_and_leaves_nothing_registered(
     # Given a model that fails, which our statistics count as well
     before = penstock.counts("failing")
     # When it is measured
-    done = analyzer(*arguments(penstock, protocol, "failing", "--shared-memory", "system", "--request-count", "20"))
+    done = analyzer(*arguments(penstock, protocol, "failing", "--shared-memory", "system"))
     # Then perf_analyzer ends with the model's own words
     assert done.returncode != 0
     assert "this model fails" in done.stdout
@@ -289,7 +279,7 @@ def test_a_model_that_is_not_there_is_told_in_tritons_words(
     analyzer: Analyzer, penstock: Penstock, protocol: str, model: str, said: str
 ) -> None:
     version = ("-x", "7") if model == "simple" else ()
-    done = analyzer(*arguments(penstock, protocol, model, *version, "--request-count", "5"))
+    done = analyzer(*arguments(penstock, protocol, model, *version))
     assert done.returncode != 0
     assert said in done.stdout
 
