@@ -64,7 +64,6 @@ class ServedModel:
         self.accepts = False  # READY; a plain attribute because each request reads it
         self.uses_cache = False  # its configuration enables the response cache, and there is one
         self.asked_ns = 0  # when its workers were asked for, on the broker's clock; 0: not yet, or somebody starts them by hand
-        self.load_ns = 0  # from then until it was READY
         self.instances: list[Instance] = []
         #: names of instances that the load under way waits for: not yet READY, and not given up either
         self.awaited: set[str] = set()
@@ -106,7 +105,7 @@ class ServedModel:
     def count_in(self, now_ns: int) -> None:
         """Its first instance is ready: loading is over, and the scheduler is about to be told of it."""
         self.is_added = True
-        self.load_ns = now_ns - self.asked_ns if self.asked_ns else 0
+        self.record.load_ns = now_ns - self.asked_ns if self.asked_ns else 0
 
     def check_invariants(self) -> None:
         """The shortcut for the hot path agrees with the state."""

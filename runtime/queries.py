@@ -112,10 +112,7 @@ class Queries:
 
     def _stages(self, _session: Session, query: Query) -> list[dict[str, Any]]:
         """Histograms per stage, why batches closed, what was copied, and how long loading took."""
-        return [
-            {"name": model.name, "version": str(model.version), "load_ns": model.load_ns, **model.record.stages()}
-            for model in self._chosen(query)
-        ]
+        return [{"name": model.name, "version": str(model.version), **model.record.stages()} for model in self._chosen(query)]
 
     def _chosen(self, query: Query) -> list[ServedModel]:
         if query.model and query.version >= 0:

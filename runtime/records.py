@@ -20,11 +20,14 @@ _REASONS = {Code.CANCELLED.value: "CANCELED", Code.UNAVAILABLE.value: "REJECTED"
 class Record:
     """The counters of one load of a model version."""
 
-    __slots__ = ("_closed", "_copies", "_failures", "_returning_ns", "histograms", "statistics")
+    __slots__ = ("_closed", "_copies", "_failures", "_returning_ns", "histograms", "load_ns", "statistics")
 
     def __init__(self) -> None:
         self.statistics = ModelStatistics()
         self.histograms = StageHistograms()
+        self.load_ns = (
+            0  # from when its workers were asked for until it was READY; 0: it was not yet, or they were not asked for
+        )
         #: why batches closed -> how often
         self._closed: dict[str, int] = {}
         #: kind of copy -> [count, bytes]
@@ -83,9 +86,10 @@ class Record:
         self._failures[reason] = self._failures.get(reason, 0) + 1
 
     def stages(self) -> dict[str, Any]:
-        """Distributions per stage in ns, how large batches were and why they closed, what was copied, reports' way back."""
+        """Distributions in ns, sizes of batches and why they closed, copies, reports' way back, how long loading took."""
         statistics = self.statistics
         return {
+            "load_ns": self.load_ns,
             "histograms_ns": self.histograms.to_json(self._sums_ns()),
             "batch_sizes": {str(rows): found[0] for rows, found in sorted(self.statistics.batches.items())},
             "closed": dict(self._closed),

@@ -10,7 +10,7 @@ REPOSITORY = "runtime/gateway/repository.py"
 UNKNOWN = "runtime/gateway/unknown_models.py"
 METRICS = "runtime/metrics/machine.py"
 
-PAPER = "tests/unit/gateway/test_gateway_documents.py::"
+PAPER = "tests/unit/gateway/test_documents_on_paper.py::"
 MACHINE = "tests/unit/runtime/metrics/test_machine_metrics.py::"
 
 FAULTS = (

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import http.client
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -86,7 +87,7 @@ def test_readiness_may_be_loose(tmp_path: Path, repository: Path) -> None:
 
 
 def test_a_gateway_that_is_stopping_says_so(tmp_path: Path, repository: Path) -> None:
-    """Given a request in flight, when the gateway is told to stop, health checks get 503, and the request its answer."""
+    """Given a request in flight, when the gateway is told to stop, a connection that is there gets 503, the request its answer."""
     with Barrier(tmp_path / "barrier.sock") as barrier:
         add_model(repository, "gate", mode="barrier", barrier_path=barrier.path)
         with (
@@ -98,14 +99,20 @@ def test_a_gateway_that_is_stopping_says_so(tmp_path: Path, repository: Path) ->
             given.set_data_from_numpy(np.ones((1, 2), np.float32))
             answer = pool.submit(Asking("grpc", running), "infer", "gate", [given])
             held = barrier.entered()
+            kept = http.client.HTTPConnection(running.http, timeout=START_S)
+
+            def said(path: str) -> tuple[int, bytes]:
+                kept.request("GET", f"/v2/health/{path}")
+                response = kept.getresponse()
+                return response.status, response.read()
+
+            assert said("live") == (200, b"")
             assert running.process is not None
             running.process.send_signal(signal.SIGTERM)
-            for path in ("live", "ready"):
-
-                def exiting(path: str = path) -> bool:
-                    return over_http(running.http, "GET", f"/v2/health/{path}") == (503, {"error": "Server exiting"})
-
-                eventually(exiting, START_S, "it says that it is exiting")
+            exiting = (503, b'{"error":"Server exiting"}')
+            eventually(lambda: said("live") == exiting, START_S, "it says that it is exiting")
+            assert said("ready") == exiting
+            kept.close()
             held.let_go()
             assert (answer.result(START_S).as_numpy("y") == 1).all()
 
@@ -268,7 +275,7 @@ def test_statistics_of_nobody(ask: Asking) -> None:
         ("/v2/models/nobody/ready", 400, {"error": "Model version not ready"}),
         ("/v2/models/broken/ready", 400, {"error": "Model version not ready"}),
         ("/v2/models/echo/versions/x/ready", 400, {"error": NO_VERSION}),
-        ("/v2/models/%FF%00", 404, {"error": "Request for unknown model: '%FF\0' is not found"}),
+        ("/v2/models/%FF%00", 404, {"error": "Request for unknown model: '\ufffd\0' is not found"}),
     ],
 )
 def test_over_plain_http(gateway: RunningGateway, path: str, status: int, content: object) -> None:

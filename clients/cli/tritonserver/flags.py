@@ -173,7 +173,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("metrics-address", TEXT, SETTING, "Where metrics are served; by default where HTTP is."),
         Flag("metrics-port", WHOLE, SETTING, "The port for metrics; 0: any free one, which is logged.", "8002"),
         Flag("allow-gpu-metrics", BOOLEAN, NOTHING, "there are no metrics of GPUs", "true"),
-        Flag("allow-cpu-metrics", BOOLEAN, NOTHING, "there are no metrics of the CPU", "true"),
+        Flag("allow-cpu-metrics", BOOLEAN, NOTHING, "they are read when they are asked for, and always there", "true"),
         Flag("metrics-interval-ms", NUMBER, NOTHING, "metrics are made when they are asked for, and are never old", "2000"),
         Flag(
             "metrics-config", Kind.SETTING, REFUSED,

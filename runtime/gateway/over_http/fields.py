@@ -35,6 +35,20 @@ def text(value: Any) -> str:
     return value
 
 
+def boolean(value: Any) -> bool:
+    """A field that says yes or no. Raises CallerError."""
+    if not isinstance(value, bool):
+        raise _wrong("attempt to access JSON non-boolean as boolean")
+    return value
+
+
+def members(value: Any) -> dict[str, Any]:
+    """The fields of a field. Raises CallerError."""
+    if not isinstance(value, dict):
+        raise _wrong("attempt to get members for non-object")
+    return value
+
+
 def unsigned(value: Any) -> int:
     """A field's number, from 0 to 2**64 - 1. Raises CallerError."""
     if type(value) is not int or not 0 <= value <= SIZE_MAX:

@@ -11,7 +11,7 @@ from ....ipc.errors import invalid
 from ..parts import Parts
 from ..repository import UNLOAD_DEPENDENTS, is_file
 from .exchange import JSON, Call, Response, of_json
-from .json_values import boolean_of, document_of, object_of, string_of
+from .fields import boolean, members, parse, text
 from .routes import Routes
 
 REPOSITORY = r"/v2/repository(?:/(?P<repository>[^/]+))?"
@@ -34,7 +34,7 @@ class _HttpRepository:
         return f"<HttpRepository over {self._repository!r}>"
 
     async def index(self, call: Call, repository: str | None) -> Response:
-        ready_only = document_of(call.body).get("ready", False)
+        ready_only = _document(call).get("ready", False)
         if not isinstance(ready_only, bool):
             raise invalid("Invalid value for 'ready': expected a boolean")
         rows = await self._repository.index(repository or "", ready_only)
@@ -46,20 +46,24 @@ class _HttpRepository:
         return Response(200, JSON)
 
     async def unload(self, call: Call, repository: str | None, model: str) -> Response:
-        with_dependents = boolean_of(_parameters(call).get(UNLOAD_DEPENDENTS, False))
+        with_dependents = boolean(_parameters(call).get(UNLOAD_DEPENDENTS, False))
         await self._repository.unload(call.caller, repository or "", model, with_dependents)
         return Response(200, JSON)
 
 
+def _document(call: Call) -> dict[str, Any]:
+    return parse(call.body) if call.body else {}
+
+
 def _parameters(call: Call) -> dict[str, Any]:
-    return object_of(document_of(call.body).get("parameters", {}))
+    return members(_document(call).get("parameters", {}))
 
 
 def _load_parameter(name: str, value: Any) -> str | bytes:
-    text = string_of(value)
+    content = text(value)
     if not is_file(name):
-        return text
+        return content
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError) as error:  # ValueError: not ASCII
         raise invalid(f"the content of load parameter '{name}' must be base64: {error}") from error

@@ -28,7 +28,7 @@ STATUS: dict[str, Any] = {
 def scraped(record: Record, tags: dict[str, str] | None = None) -> str:
     """The text for one model, "m/1"."""
     statistics = record.statistics.to_json("m", "1")
-    stages = {"name": "m", "version": "1", "load_ns": 1_500_000_000, **record.stages()}
+    stages = {"name": "m", "version": "1", **record.stages()}
     return exposition(families(Documents(STATUS, [statistics], [stages], {"m/1": tags or {}})))
 
 
@@ -50,6 +50,7 @@ M = (("model", "m"), ("version", "1"))
 def test_triton_s_names_with_its_units_and_labels() -> None:
     # Given a batch of two requests, three rows together: 10 us of input, 20 of infer, 5 of output
     record = Record()
+    record.load_ns = 1_500_000_000
     report = BatchDone(1, 0, 10_000, 20_000, 5_000, copies=[Copied("gather", 2, 640)])
     record.executed(3, "full", report, 0)
     record.completed(3, [100_000, 50_999], [40_000, 1_000], report, 0)

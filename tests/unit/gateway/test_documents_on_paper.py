@@ -14,7 +14,7 @@ from penstock.ipc.local_sockets import Address
 from penstock.ipc.messages import Load, Message, Unload
 from penstock.runtime.gateway.callers import Caller
 from penstock.runtime.gateway.documents import Documents, version_of
-from penstock.runtime.gateway.over_http import json_values
+from penstock.runtime.gateway.over_http import fields
 from penstock.runtime.gateway.repository import Repository, is_file
 from penstock.runtime.gateway.settings import GatewaySettings, ModelControl
 from penstock.runtime.gateway.unknown_models import as_triton, check_model_name
@@ -298,29 +298,13 @@ def test_parameters_of_a_load() -> None:
 # --- JSON ------------------------------------------------------------------------------------------------------------
 
 
-def test_no_body_is_an_empty_object() -> None:
-    assert json_values.document_of(b"") == {}
-
-
-@pytest.mark.parametrize(
-    ("body", "words", "code"),
-    [
-        (b"{bad", "failed to parse the request JSON buffer: ", Code.INTERNAL),
-        (b"\xff", "failed to parse the request JSON buffer: ", Code.INTERNAL),
-        (b'"\xff"', "failed to parse the request JSON buffer: ", Code.INTERNAL),
-        (b"[" * 5000, r"JSON nesting depth exceeds maximum allowed limit \(100\)", Code.INVALID_ARG),
-        (b"[]", "attempt to access JSON non-object as object", Code.INTERNAL),
-    ],
-)
-def test_a_body_that_is_no_object(body: bytes, words: str, code: Code) -> None:
-    with pytest.raises(CallerError, match=words) as refused:
-        json_values.document_of(body)
-    assert refused.value.code is code
-
-
 def test_values_of_another_type() -> None:
-    assert json_values.string_of("a") == "a" and json_values.boolean_of(False) is False
-    for take, words in ((json_values.string_of, "non-string as string"), (json_values.boolean_of, "non-boolean as boolean")):
-        with pytest.raises(CallerError, match=f"attempt to access JSON {words}") as refused:
-            take(1)
-        assert refused.value.code is Code.INTERNAL
+    assert fields.boolean(False) is False and fields.members({"a": 1}) == {"a": 1}
+    for take, words in (
+        (fields.boolean, "attempt to access JSON non-boolean as boolean"),
+        (fields.members, "attempt to get members for non-object"),
+    ):
+        for value in (1, "x", None, []):
+            with pytest.raises(CallerError, match=words) as refused:
+                take(value)
+            assert refused.value.code is Code.INTERNAL
