@@ -15,8 +15,8 @@ import detector_faults
 import device_faults
 import gateway_document_faults
 import gateway_http_faults
-import gateway_supervision_faults
 import gateway_settings_faults
+import gateway_supervision_faults
 import gpu_process_faults
 import kserve_link_faults
 import link_faults
