@@ -18,7 +18,7 @@ _FILE = click.Path(dir_okay=False)
 _OPTIONS: tuple[tuple[str, str, Any, str], ...] = (
     (
         "infer-response-compression-level", "infer_response_compression_level", click.Choice(("none", "low", "medium", "high")),
-        "How responses of inference are compressed: not at all, or with gzip.",
+        "How responses over gRPC are compressed: not at all, or with gzip.",
     ),
     ("header-forward-pattern", "header_forward_pattern", str, "Regular expression: metadata that becomes request parameters."),
     ("use-ssl", "use_ssl", bool, "Whether gRPC is served over TLS."),
@@ -51,7 +51,11 @@ def default_of(name: str) -> Any:
 
 
 def _option(flag: str, field: str, kind: Any, said: str) -> Decorator:
-    return click.option(f"--grpc-{flag}", f"grpc_{field}", type=kind, default=default_of(f"grpc_{field}"), help=said)
+    if kind is bool:
+        flag = f"{flag}/--no-grpc-{flag}"
+    return click.option(
+        f"--grpc-{flag}", f"grpc_{field}", type=None if kind is bool else kind, default=default_of(f"grpc_{field}"), help=said
+    )
 
 
 GRPC_OPTIONS: tuple[Decorator, ...] = (

@@ -16,6 +16,7 @@ import device_faults
 import gateway_document_faults
 import gateway_http_faults
 import gateway_settings_faults
+import gateway_grpc_faults
 import gateway_supervision_faults
 import gpu_process_faults
 import kserve_link_faults
@@ -60,6 +61,7 @@ FAULTS: tuple[Fault, ...] = (
     *perf_command_faults.FAULTS,
     *load_faults.FAULTS,
     *kserve_link_faults.FAULTS,
+    *gateway_grpc_faults.FAULTS,
     *gateway_document_faults.FAULTS,
     *report_faults.FAULTS,
     *placement_faults.FAULTS,

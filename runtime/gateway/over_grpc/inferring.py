@@ -16,7 +16,6 @@ from ..parts import Parts
 from ..tracing import Passage
 from .calls import abort, answer_call, caller_of, check_readable, log
 from .inference import NO_HEADERS, request_of, response_of
-from .schema import Compression
 from .streams import NAME, SHUTTING_DOWN, InferStream
 
 STRICT = "triton_grpc_error"
@@ -31,7 +30,6 @@ class GrpcInference:
         self._documents = parts.documents
         self._tracing = parts.tracing
         self._forwarding = HeaderForwarding(parts.settings.grpc_header_forward_pattern, "--grpc-header-forward-pattern")
-        self._compresses = parts.settings.grpc_infer_response_compression_level != "none"
         self._streams: set[InferStream] = set()
         self._is_leaving = False
 
@@ -40,8 +38,6 @@ class GrpcInference:
 
     async def infer(self, message: Any, context: Any, listening: Address) -> Any:
         """One request."""
-        if self._compresses:
-            context.set_compression(Compression.Gzip)
 
         async def answer() -> Any:
             return await self._answer(message, caller_of(context.peer(), listening), self._headers(context))
@@ -50,8 +46,6 @@ class GrpcInference:
 
     async def stream(self, messages: AsyncIterator[Any], context: Any, listening: Address) -> None:
         """A stream of requests."""
-        if self._compresses:
-            context.set_compression(Compression.Gzip)
         caller = caller_of(context.peer(), listening)
         is_strict = (STRICT, "true") in context.invocation_metadata()
         log.debug("gRPC request: %s", NAME)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ....ipc.errors import BrokerError
 from ....ipc.local_sockets import Address, own_addresses
 from .restrictions import Restrictions
-from .schema import aio, handler_of, rpc
+from .schema import Compression, aio, handler_of, rpc
 
 if TYPE_CHECKING:
     from ..settings import GatewaySettings
@@ -86,7 +86,8 @@ class GrpcServer:
     def _listen(self, host: str, credentials: Any) -> None:
         restricted = self._settings.grpc_restricted_protocol
         server = aio.server(
-            options=options_of(self._settings), interceptors=[Restrictions(restricted)] if restricted else None
+            options=options_of(self._settings), interceptors=[Restrictions(restricted)] if restricted else None,
+            compression=None if self._settings.grpc_infer_response_compression_level == "none" else Compression.Gzip,
         )  # fmt: skip
         address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         self.port = (

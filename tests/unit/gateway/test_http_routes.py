@@ -9,7 +9,6 @@ import pytest
 
 from penstock.ipc.errors import CallerError, not_found
 from penstock.runtime.gateway.callers import Caller
-from penstock.runtime.gateway.forwarding import HeaderForwarding
 from penstock.runtime.gateway.over_http.exchange import Call, Response, of_json
 from penstock.runtime.gateway.over_http.restrictions import GROUPS, restrictions_of
 from penstock.runtime.gateway.over_http.routes import Routes
@@ -121,47 +120,3 @@ def test_restrictions_that_cannot_be_are_refused(flags: list[str], said: str) ->
     with pytest.raises(CallerError) as caught:
         restrictions_of(flags)
     assert caught.value.message == said
-
-
-# --- forwarded headers --------------------------------------------------------------------------------------------------------
-
-HEADERS = {"My-Header": "1", "my-other": "2", "Accept": "3"}
-
-
-@pytest.mark.parametrize(
-    ("pattern", "found"),
-    [
-        ("", {}),
-        ("my-.*", {"My-Header": "1", "my-other": "2"}),
-        ("(?-i)my-.*", {"my-other": "2"}),
-        ("^y-", {}),
-        ("my-other|accept", {"my-other": "2", "Accept": "3"}),
-    ],
-)
-def test_headers_in_whose_name_the_pattern_is_found_are_forwarded(pattern: str, found: dict[str, str]) -> None:
-    assert HeaderForwarding(pattern, "--flag").parameters(HEADERS.items()) == found
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "sequence_id",
-        "sequence_start",
-        "sequence_end",
-        "priority",
-        "timeout",
-        "headers",
-        "binary_data_output",
-        "triton_x",
-        "Timeout",
-    ],
-)
-def test_reserved_names_are_not_forwarded(name: str) -> None:
-    with pytest.raises(CallerError, match=f"Header '{name}' is reserved for Triton usage and cannot be forwarded."):
-        HeaderForwarding(".*", "--flag").parameters([(name, "1")])
-    assert HeaderForwarding("my-.*", "--flag").parameters([(name, "1")]) == {}
-
-
-def test_a_pattern_that_is_none_is_refused() -> None:
-    with pytest.raises(CallerError, match="is no regular expression"):
-        HeaderForwarding("(", "--flag")
