@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trace files: JSON arrays to which every gateway of a broker adds.
 
-A file is locked while something is added, which overwrites the bracket at its end and writes another: it is valid JSON whenever
-nobody holds the lock, however a gateway may have ended.
+A file is locked while something is added, which overwrites the bracket at its end and writes another: whenever nobody holds the
+lock it is valid JSON, or empty before the first is written, however a gateway may have ended.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def read_traces(*paths: Path) -> list[ReadTrace]:
     traces: dict[int, ReadTrace] = {}
     for path in paths:
         here: dict[int, ReadTrace] = {}
-        for entry in json.loads(path.read_text()):
+        for entry in _entries(path):
             trace = here.setdefault(entry["id"], ReadTrace(entry["id"]))
             if "model_name" in entry:
                 assert not trace.about, f"two requests have the id {entry['id']}"
@@ -69,3 +70,11 @@ def read_traces(*paths: Path) -> list[ReadTrace]:
         assert not traces.keys() & here.keys(), f"{path} has ids that another file has"
         traces |= here
     return [traces[number] for number in sorted(traces)]
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """Nobody adds to the file meanwhile. One that is empty is about to be written for the first time."""
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        found: list[dict[str, Any]] = json.loads(file.read() or "[]")
+    return found
