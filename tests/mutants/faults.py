@@ -14,9 +14,9 @@ import delivery_faults
 import detector_faults
 import device_faults
 import gateway_document_faults
+import gateway_grpc_faults
 import gateway_http_faults
 import gateway_settings_faults
-import gateway_grpc_faults
 import gateway_supervision_faults
 import gpu_process_faults
 import kserve_link_faults
