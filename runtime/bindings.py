@@ -29,6 +29,7 @@ from ..ipc.messages import (
 from ..ipc.tensors import ITEM_BYTES, byte_size
 from .cache_plans import CachePlan, cache_plan
 from .models import ServedModel
+from .output_room import in_room
 from .region_checks import Span, check_gpus, check_overlaps, find_region
 from .regions import Names, Region
 from .scheduling.requests import NO_GPU
@@ -77,7 +78,7 @@ def bind(model: ServedModel, names: Names, inputs: bytes, outputs: bytes, parts:
     tensor, what was expected and what came. Nothing is stored unless everything else is in order.
     """
     tensors = _decode(_inputs_decoder, inputs, "inputs", model)
-    places = _decode(_places_decoder, outputs, "outputs", model) or model.unplaced
+    asked = _decode(_places_decoder, outputs, "outputs", model)
     by_name = _by_name([tensor.name for tensor in tensors], "input", model)
     _check_input_names(model, by_name)
     ordered = [tensors[by_name[spec.name]] if spec.name in by_name else None for spec in model.spec.inputs]
@@ -89,6 +90,7 @@ def bind(model: ServedModel, names: Names, inputs: bytes, outputs: bytes, parts:
             f"but {len(parts)} inline parts came"
         )
     regions = _input_regions(model, names, ordered)
+    places = in_room(model, asked, rows, ordered)
     spans, slots = _place_outputs(model, names, places, rows, ordered)
     _check_sizes(model, tensors, parts)
     read = [Span(t.name, r, t.offset, t.byte_size) for t, r in zip(ordered, regions, strict=True) if t and r]

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -11,6 +13,7 @@ from ...ipc.codec import encode
 from ...ipc.errors import PenstockError, not_found
 from ...ipc.messages import Explanation, Infer, InputTensor, OutputPlace
 from ...ipc.messages import OutputTensor as Answered
+from .answer_sizes import AnswerSizes, form_of
 from .callers import Caller
 from .link import BrokerLink
 from .memory import Leased
@@ -27,9 +30,10 @@ class Inference:
 
     def __init__(self, link: BrokerLink) -> None:
         self._link = link
+        self._sizes = AnswerSizes()
 
     def __repr__(self) -> str:
-        return f"<Inference over {self._link!r}>"
+        return f"<Inference over {self._link!r}, {self._sizes!r}>"
 
     async def infer(self, request: InferRequest, caller: Caller) -> InferAnswer:
         """Executes one request. Raises PenstockError, in Triton's words. A task that is cancelled cancels the request."""
@@ -44,21 +48,31 @@ class Inference:
         check_shapes(request)
         on_behalf = self._user(request, caller)
         inline = [given.content for given in request.inputs if not isinstance(given.content, InRegion)]
-        lease = await self._link.memory.lease(tuple(map(len, inline))) if inline else Leased()
+        form = form_of(request)
+        room = self._sizes.guess(form)
+        sizes = (*map(len, inline), room) if room else tuple(map(len, inline))
+        lease = await self._link.memory.lease(sizes) if sizes else Leased()
         try:
             inputs = msgspec.Raw(encode(_tensors(request, lease)))
-            outputs = msgspec.Raw(encode([_place(output) for output in request.outputs]))
+            places = [_place(output) for output in request.outputs]
+            if room:
+                places.append(OutputPlace("", *lease.place(len(inline)), room))
+            wanted = msgspec.Raw(encode(places))
 
             def make(number: int) -> Infer:
                 return Infer(
-                    number, request.model, inputs, outputs, request.version, principal=caller.principal,
+                    number, request.model, inputs, wanted, request.version, principal=caller.principal,
                     priority=request.priority, timeout_us=request.timeout_us, on_behalf=on_behalf,
                     explain=request.explain,
                 )  # fmt: skip
 
             sent_ns = time.monotonic_ns() if request.explain else 0
             entry = await self._link.infer(make, lease)
-            return _answer(request, entry.message, entry.brought, sent_ns)
+            outputs = _outputs_decoder.decode(entry.message.outputs)
+            placed = {output.name for output in request.outputs if output.place is not None}
+            self._sizes.learn(form, room, [output for output in outputs if output.name not in placed])
+            contents = [None if each.name in placed else _content(each, lease, entry.brought) for each in outputs]
+            return _answer(request, entry.message, zip(outputs, contents, strict=True), sent_ns)
         finally:
             lease.release()
 
@@ -101,14 +115,16 @@ def _place(output: Output) -> OutputPlace:
     return OutputPlace(output.name, *check_range(output.place), classification=output.classification, shared=True)
 
 
-def _answer(request: InferRequest, message: object, brought: object, sent_ns: int) -> InferAnswer:
-    content = memoryview(brought) if brought is not None else memoryview(b"")  # type: ignore[arg-type]
-    outputs = [
-        OutputTensor(
-            found.name, found.datatype, found.shape,
-            None if found.region else content[found.offset : found.offset + found.byte_size],
-        )
-        for found in _outputs_decoder.decode(message.outputs)  # type: ignore[attr-defined]
-    ]  # fmt: skip
-    explain: Explanation | None = message.explain  # type: ignore[attr-defined]
-    return InferAnswer(request.model, message.version, request.id, outputs, explain, sent_ns)  # type: ignore[attr-defined]
+def _content(output: Answered, lease: Leased, brought: Any) -> bytes | memoryview:
+    """The content of an output that has no place of the caller's: it lies in the room that it was offered, or beside it."""
+    if output.region:
+        return lease.read(output.offset, output.byte_size)
+    return memoryview(brought if brought is not None else b"")[output.offset : output.offset + output.byte_size]
+
+
+def _answer(
+    request: InferRequest, message: Any, outputs: Iterable[tuple[Answered, bytes | memoryview | None]], sent_ns: int
+) -> InferAnswer:
+    tensors = [OutputTensor(each.name, each.datatype, each.shape, content) for each, content in outputs]
+    explain: Explanation | None = message.explain
+    return InferAnswer(request.model, message.version, request.id, tensors, explain, sent_ns)

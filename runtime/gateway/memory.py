@@ -44,11 +44,22 @@ class Leased:
     def write(self, position: int, content: Any) -> tuple[str, int, int]:
         """Puts a tensor into its place; the region's name, the offset and the byte size."""
         assert self.placement is not None
-        begin, byte_size = self.placement.offsets[position], len(content)
+        (name, begin), byte_size = self.place(position), len(content)
         if byte_size:  # numpy makes no array of nothing
             source: npt.NDArray[np.uint8] = np.frombuffer(content, np.uint8)
             self.placement.region.memory[begin : begin + byte_size] = source
-        return self.placement.region.name, begin, byte_size
+        return name, begin, byte_size
+
+    def place(self, position: int) -> tuple[str, int]:
+        """Where a tensor goes: the region's name, and the offset."""
+        assert self.placement is not None
+        return self.placement.region.name, self.placement.offsets[position]
+
+    def read(self, begin: int, byte_size: int) -> bytes:
+        """A copy of what lies in the region that this is a part of: another request may have the memory soon."""
+        assert self.placement is not None
+        content: bytes = self.placement.region.memory[begin : begin + byte_size].tobytes()
+        return content
 
     def build_result(self, entry: Entry) -> Any:
         """Answers are read by inference.py."""

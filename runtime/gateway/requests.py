@@ -57,7 +57,7 @@ class OutputTensor(NamedTuple):
     name: str
     datatype: str
     shape: Sequence[int]
-    content: memoryview | None
+    content: bytes | memoryview | None
 
 
 class InferAnswer(NamedTuple):

@@ -60,6 +60,13 @@ FAULTS = (
         (f"{ASKED}test_parameters_have_their_types",),
     ),
     Fault(
+        "an output lies beyond its room",
+        "runtime/output_room.py",
+        "if size is not None and used + size <= room.byte_size:",
+        "if size is not None and used <= room.byte_size:",
+        ("tests/unit/runtime/test_output_room.py::test_what_does_not_fit_comes_beside_it",),
+    ),
+    Fault(
         "a stream goes on after the error that should end it",
         STREAMS,
         "if self._is_strict:",

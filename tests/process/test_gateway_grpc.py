@@ -130,12 +130,26 @@ def test_every_datatype_comes_back_as_it_went(stub: Any) -> None:
         asked.inputs.add(name=f"x_{name}", datatype=name, shape=[3])
     asked.raw_input_contents.extend(contents)
 
-    answer = stub.ModelInfer(asked)
+    for _ in range(3):  # the first time, and once it is known how large the answer is
+        answer = stub.ModelInfer(asked)
 
-    assert [(output.name, output.datatype, list(output.shape)) for output in answer.outputs] == [
-        (f"y_{name}", name, [3]) for name in DATATYPES
-    ]
-    assert list(answer.raw_output_contents) == contents
+        assert [(output.name, output.datatype, list(output.shape)) for output in answer.outputs] == [
+            (f"y_{name}", name, [3]) for name in DATATYPES
+        ]
+        assert list(answer.raw_output_contents) == contents
+
+
+def test_answers_are_those_of_their_requests_however_many_there_are(client: Any) -> None:
+    # Given many at once, whose answers come into memory that is used again and again
+    told: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+    for value in range(500):
+        client.async_infer("echo", rows(value, -value), lambda result, error: told.put((result, error)), request_id=str(value))
+    # Then none is another's
+    for _ in range(500):
+        result, error = told.get(timeout=WAIT_S)
+        assert error is None
+        value = float(result.get_response().id)
+        assert result.as_numpy("y").tolist() == [[value, -value], [-value, value]]
 
 
 def test_nothing_is_a_tensor_too(stub: Any) -> None:

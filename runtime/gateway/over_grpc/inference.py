@@ -96,5 +96,5 @@ def response_of(answer: InferAnswer) -> Any:
     outputs, contents = message.outputs, message.raw_output_contents
     for output in answer.outputs:
         outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
-        contents.append(b"" if output.content is None else bytes(output.content))
+        contents.append(b"" if output.content is None else bytes(output.content))  # bytes are not copied
     return message
