@@ -17,7 +17,7 @@ from .answer_sizes import AnswerSizes, form_of
 from .callers import Caller
 from .link import BrokerLink
 from .memory import Leased
-from .ranges import check_range, check_shapes
+from .ranges import check_range, check_tensors
 from .requests import InferAnswer, InferRequest, Input, InRegion, Output, OutputTensor
 from .unknown_models import check_model_name
 from .wording import in_tritons_words
@@ -45,7 +45,7 @@ class Inference:
 
     async def _infer(self, request: InferRequest, caller: Caller) -> InferAnswer:
         check_model_name(request.model)
-        check_shapes(request)
+        check_tensors(request)
         on_behalf = self._user(request, caller)
         inline = [given.content for given in request.inputs if not isinstance(given.content, InRegion)]
         form = form_of(request)

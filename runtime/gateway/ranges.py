@@ -1,14 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers in requests: Triton's have 64 bits, the broker's protocol ends at 2**63 - 1. Pure."""
+"""What a message to the broker can carry of a request. Triton's numbers have 64 bits, those of the broker's protocol 63. Pure.
+
+What it cannot carry is refused here, to who asked: a frame that is too large would cost the gateway its connection, and all
+others their requests.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 from ...ipc.errors import invalid, not_found
 from .requests import InferRequest, InRegion
+from .unknown_models import LONGEST_NAME
 
 MOST = 2**63 - 1
 """The largest number in the broker's protocol; no region is that large."""
 SIZE_MAX = 2**64 - 1
+MOST_TENSORS = 256
+"""Inputs, and outputs, of a request."""
+MOST_DIMS = 32
+LONGEST_DATATYPE = 16
+"""Characters. No datatype has more."""
 
 
 def check_range(place: InRegion) -> InRegion:
@@ -16,6 +28,8 @@ def check_range(place: InRegion) -> InRegion:
     region, offset, byte_size = place.region, place.offset & SIZE_MAX, place.byte_size & SIZE_MAX
     if not region:
         raise not_found("Unable to find shared memory region: ''")
+    if len(region) > LONGEST_NAME:
+        raise not_found(f"Unable to find shared memory region: '{region[:LONGEST_NAME]}...'")
     if offset <= MOST and offset + byte_size > SIZE_MAX:
         raise invalid(
             f"Integer overflow detected: byte_size ({byte_size}) + offset ({offset}) exceeds maximum value ({SIZE_MAX}) "
@@ -29,13 +43,33 @@ def unsigned(value: int) -> int:
     return value if 0 <= value <= MOST else MOST
 
 
-def check_shapes(request: InferRequest) -> None:
-    """Raises CallerError, in the words of Triton's core, for dimensions that no tensor has."""
+def check_count(tensors: Sized, kind: str, model: str) -> None:
+    """Raises CallerError for more inputs, or outputs, than a request has. `kind`: which of them."""
+    if len(tensors) > MOST_TENSORS:
+        raise invalid(f"model '{model}': at most {MOST_TENSORS} {kind} per request, got {len(tensors)}")
+
+
+def check_tensors(request: InferRequest) -> None:
+    """Raises CallerError, in the words of Triton's core where it has some, for tensors that no model has."""
+    check_count(request.inputs, "inputs", request.model)
+    check_count(request.outputs, "outputs", request.model)
     for given in request.inputs:
+        _check_name(given.name, "input", request.model)
+        if len(given.datatype) > LONGEST_DATATYPE:
+            raise invalid(f"invalid datatype for input {given.name}")
+        what = f"input '{given.name}' for model '{request.model}'"
+        if len(given.shape) > MOST_DIMS:
+            raise invalid(f"{what}: a shape has at most {MOST_DIMS} dimensions, got {len(given.shape)}")
         for dim in given.shape:
             if not 0 <= dim <= MOST:
-                what = f"input '{given.name}' for model '{request.model}'"
                 shape = ",".join(map(str, given.shape))
                 if dim < 0:
                     raise invalid(f"All input dimensions should be specified for {what}, got [{shape}]")
                 raise invalid(f"{what}: no dimension is larger than {MOST}, got [{shape}]")
+    for wanted in request.outputs:
+        _check_name(wanted.name, "output", request.model)
+
+
+def _check_name(name: str, kind: str, model: str) -> None:
+    if len(name) > LONGEST_NAME:
+        raise invalid(f"unexpected inference {kind} '{name[:LONGEST_NAME]}...' for model '{model}'")

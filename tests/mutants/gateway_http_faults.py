@@ -66,4 +66,14 @@ FAULTS = (
         "            if size < 0:",
         (f"{CONNECTIONS}test_chunks_that_become_too_large_are_refused_when_they_do",),
     ),
+    Fault(
+        "what no message can carry is sent, and costs the gateway its connection to the broker",
+        "runtime/gateway/ranges.py",
+        "    if len(name) > LONGEST_NAME:",
+        "    if len(name) > LONGEST_NAME and not name:",
+        (
+            f"{UNIT}/test_ranges.py::test_a_request_that_no_message_can_carry_is_refused",
+            f"{CONNECTIONS}test_a_request_that_the_broker_cannot_be_told_costs_nobody_else_anything",
+        ),
+    ),
 )

@@ -7,13 +7,13 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from gateways import RunningGateway
 from running import Barrier, RunningBroker, add_model, eventually, resident_bytes
 
-LIMIT = 1 << 20
+LIMIT = 8 << 20
 BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}).encode()
 ECHO = "/v2/models/echo/infer"
 ENDS_S = 10.0
@@ -207,6 +207,37 @@ def test_who_waits_with_too_much_is_refused_instead(wire: Wire) -> None:
 def test_an_empty_expectation_is_none(wire: Wire) -> None:  # as Triton's client in C++ sends it
     wire.post(BODY, Expect="")
     assert wire.answer()[0] == 200
+
+
+OVERSIZED = "n" * 5_000_000
+
+
+@pytest.mark.parametrize(
+    ("request_body", "status"),
+    [
+        ({"inputs": [{"name": OVERSIZED, "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}, 400),
+        ({"inputs": [], "outputs": [{"name": OVERSIZED}]}, 400),
+        (
+            {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"shared_memory_region": OVERSIZED}}]},
+            404,
+        ),
+        ({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1] * 500_000, "data": [1]}]}, 400),
+        ({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}] * 50_000}, 400),
+    ],
+)
+def test_a_request_that_the_broker_cannot_be_told_costs_nobody_else_anything(
+    served: Served, wire: Wire, request_body: dict[str, Any], status: int
+) -> None:
+    # Given a request that is executed
+    with Barrier(served.gate) as gate, Wire(served) as other:
+        other.post(BODY, "/v2/models/held/infer")
+        batch = gate.entered()
+        # When another one is larger than a message to the broker
+        wire.post(json.dumps(request_body).encode())
+        assert wire.answer()[0] == status
+        # Then the first has its answer nevertheless: the gateway keeps its connection
+        batch.let_go()
+        assert other.answer()[0] == 200
 
 
 # --- HTTP ---------------------------------------------------------------------------------------------------------------------

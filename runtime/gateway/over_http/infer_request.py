@@ -11,7 +11,7 @@ from msgspec import UNSET
 from ....ipc.errors import invalid
 from ....ipc.tensors import DATATYPES, ITEM_BYTES, elements
 from ..forwarding import RESERVED_PREFIX
-from ..ranges import MOST, check_range
+from ..ranges import MOST, check_count, check_range
 from ..ranges import unsigned as broker_number
 from ..requests import Bytes, InferRequest, Input, InRegion, Output
 from .infer_document import (
@@ -76,6 +76,7 @@ def _asked(
     document: Document, binary: memoryview | None, model: str, version: int, forwarded: Mapping[str, str]
 ) -> Asked:  # fmt: skip
     settings = _Settings.of(document.parameters)
+    check_count(document.inputs, "inputs", model)  # each of which costs time, and memory
     named = f"[request id: {document.id or '<id_unknown>'}] "
     inputs, rest = _inputs(document.inputs, binary, model, named)
     if rest:
