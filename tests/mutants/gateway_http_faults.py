@@ -26,9 +26,9 @@ FAULTS = (
     ),
     Fault(
         "deep JSON is read however deep it is",
-        f"{OVER_HTTP}/infer_document.py",
-        "        if depth > MAX_NESTING:",
-        "        if depth < 0:",
+        f"{OVER_HTTP}/json_text.py",
+        ".max(initial=0) > MAX_NESTING:",
+        ".max(initial=0) < 0:",
         (f"{UNIT}/test_infer_document.py::test_json_may_be_nested_a_hundred_deep",),
     ),
     Fault(

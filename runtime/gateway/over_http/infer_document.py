@@ -7,17 +7,15 @@ there. Pure.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from math import isinf
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from ....ipc.errors import CallerError, Code
+from ....ipc.errors import CallerError
+from .json_text import NOT_READABLE, anything, check_nesting, refused
 
-MAX_NESTING = 100  # Triton's
 Unsigned = Annotated[int, Meta(ge=0)]
 UNSIGNED_END = 2**64
 
@@ -46,7 +44,6 @@ class OutputParameters(Region, frozen=True):
 NO_INPUT_PARAMETERS = InputParameters()
 NO_OUTPUT_PARAMETERS = OutputParameters()
 NO_DATA = Raw(b"")
-NOT_READABLE = (msgspec.MsgspecError, UnicodeDecodeError)
 
 
 class GivenInput(Struct, frozen=True):
@@ -100,20 +97,12 @@ def read(written: bytes) -> Document:
     """
     try:
         document = _decoder.decode(written)
-    except NOT_READABLE:
+    except (*NOT_READABLE, RecursionError):
         return read_apart(written)
-    except RecursionError:
-        raise _nested_too_deeply() from None
     if any(size >= UNSIGNED_END for given in document.inputs for size in given.shape):
         return read_apart(written)
-    brackets = _brackets(written)
-    if brackets > MAX_NESTING and brackets - sum(_brackets(bytes(given.data)) for given in document.inputs) > MAX_NESTING:
-        return read_apart(written)  # something that means nothing may be nested deeper than is allowed
+    check_nesting(written)  # of what means nothing, too
     return document
-
-
-def _brackets(written: bytes) -> int:
-    return written.count(b"[") + written.count(b"{")
 
 
 def read_apart(written: bytes) -> Document:
@@ -126,90 +115,6 @@ def read_apart(written: bytes) -> Document:
     inputs: list[GivenInput] = [_input(given) for given in _checked(document, "inputs", array)]
     outputs = _checked(document, "outputs", array) if _has(document, "outputs") else []
     return Document(inputs, [_output(wanted) for wanted in outputs], name, parameters)
-
-
-def refused(message: str) -> CallerError:
-    """A document that is not as it should be: INTERNAL in Triton."""
-    return CallerError(message, Code.INTERNAL)
-
-
-# --- JSON text ----------------------------------------------------------------------------------------------------------------
-
-_RAPIDJSON = {
-    "Expecting property name enclosed in double quotes": "Missing a name for object member.",
-    "Illegal trailing comma before end of object": "Missing a name for object member.",
-    "Illegal trailing comma before end of array": "Invalid value.",
-    "Expecting ':' delimiter": "Missing a colon after a name of object member.",
-    "Expecting ',' delimiter": "Missing a comma or a closing bracket.",
-    "Expecting value": "Invalid value.",
-    "Extra data": "The document root must not be followed by other values.",
-    "Unterminated string starting at": "Missing a closing quotation mark in string.",
-    "Invalid \\escape": "Invalid escape character in string.",
-    "Invalid \\uXXXX escape": "Incorrect hex digit after \\u escape in string.",
-    "Invalid control character at": "Invalid escape character in string.",
-}
-"""What json says, in the words of RapidJSON (rapidjson/error/en.h), which Triton reads JSON with."""
-
-
-def anything(written: bytes) -> Any:
-    """A JSON text, as Triton reads it: NaN, Infinity and -Infinity are numbers. Raises CallerError, with the place."""
-    try:
-        try:
-            document = msgspec.json.decode(written)
-        except NOT_READABLE:
-            document = _read_with_care(written)
-        _check_nesting(document)
-    except RecursionError:
-        raise _nested_too_deeply() from None
-    return document
-
-
-def _read_with_care(written: bytes) -> Any:
-    try:
-        characters = written.decode()
-    except UnicodeDecodeError as error:
-        raise _malformed("Invalid encoding in string.", error.start) from None
-
-    def real(digits: str) -> float:
-        number = float(digits)
-        if isinf(number):
-            raise _malformed("Number too big to be stored in double.", len(characters.partition(digits)[0].encode()))
-        return number
-
-    try:
-        document = json.loads(characters, parse_float=real)
-        json.dumps(document, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        said = _RAPIDJSON.get(error.msg.removesuffix(": "), error.msg)
-        if not characters.strip():
-            said = "The document is empty."
-        raise _malformed(said, len(characters[: error.pos].encode())) from None
-    except UnicodeEncodeError:  # half a pair of surrogates, escaped
-        raise _malformed("The surrogate pair in string is invalid.", written.lower().index(b"\\ud")) from None
-    return document
-
-
-def _malformed(what: str, place: int) -> CallerError:
-    return refused(f"failed to parse the request JSON buffer: {what} at {place}")
-
-
-def _nested_too_deeply() -> CallerError:
-    return refused(f"JSON nesting depth exceeds maximum allowed limit ({MAX_NESTING})")
-
-
-def _check_nesting(document: Any) -> None:
-    level = [document] if type(document) in (list, dict) else []
-    depth = 0
-    while level:
-        depth += 1
-        if depth > MAX_NESTING:
-            raise _nested_too_deeply()
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if type(outer) is dict else outer)
-            if type(inner) in (list, dict)
-        ]
 
 
 # --- taken apart --------------------------------------------------------------------------------------------------------------

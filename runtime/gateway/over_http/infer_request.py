@@ -15,7 +15,6 @@ from ..ranges import MOST, check_count, check_range
 from ..ranges import unsigned as broker_number
 from ..requests import Bytes, InferRequest, Input, InRegion, Output
 from .infer_document import (
-    NOT_READABLE,
     Document,
     GivenInput,
     Region,
@@ -23,10 +22,10 @@ from .infer_document import (
     boolean,
     read,
     read_apart,
-    refused,
     unsigned,
 )
 from .json_tensors import content_of
+from .json_text import NOT_READABLE, refused
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 NO_OUTPUTS: Mapping[str, bool] = {}

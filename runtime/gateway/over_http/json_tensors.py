@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from functools import cache
 from itertools import chain
 from typing import Annotated, Any
@@ -16,7 +15,8 @@ import numpy.typing as npt
 from ....ipc.errors import CallerError, invalid
 from ....ipc.tensors import FLOATING, deserialize_bytes, elements, numpy_dtype, serialize_bytes
 from ..requests import OutputTensor
-from .infer_document import NOT_READABLE, GivenInput, ReadInput, array, refused
+from .infer_document import GivenInput, ReadInput, array
+from .json_text import NOT_READABLE, refused
 
 BINARY_ONLY = frozenset({"FP16", "BF16"})  # KServe's JSON has no number for them
 MOST_NESTED = 16
@@ -104,29 +104,26 @@ def _check_strings(given: GivenInput, found: int, expected: int, prefix: str, mo
 
 def _flattened(given: ReadInput) -> list[Any]:
     """Its elements in order, whatever the nesting, as Triton takes them. Raises CallerError for the first of a wrong type."""
-    values = list(_elements(array(given.values, "data")))
-    for value in values:
-        if not _fits(value, given.datatype):
-            raise _wrong_element(given.datatype)
-    return [float(value) for value in values] if given.datatype in FLOATING else values
+    values = _elements(array(given.values, "data"))
+    if not all(_fits(kind, given.datatype) for kind in set(map(type, values))) or (
+        given.datatype.startswith("U") and min(values, default=0) < 0
+    ):
+        raise _wrong_element(given.datatype)
+    return list(map(float, values)) if given.datatype in FLOATING else values
 
 
-def _elements(values: list[Any]) -> Iterable[Any]:
-    for value in values:
-        if type(value) is list:
-            yield from _elements(value)
-        else:
-            yield value
+def _elements(values: list[Any]) -> list[Any]:
+    while list in (kinds := set(map(type, values))):
+        values = list(chain.from_iterable(values if len(kinds) == 1 else (v if type(v) is list else (v,) for v in values)))
+    return values
 
 
-def _fits(value: Any, datatype: str) -> bool:
+def _fits(kind: type, datatype: str) -> bool:
     if datatype == "BYTES":
-        return type(value) is str
+        return kind is str
     if datatype == "BOOL":
-        return type(value) is bool
-    if datatype in FLOATING:
-        return type(value) in (int, float)
-    return type(value) is int and (value >= 0 or not datatype.startswith("U"))
+        return kind is bool
+    return kind is int or (kind is float and datatype in FLOATING)
 
 
 def _wrong_element(datatype: str) -> CallerError:

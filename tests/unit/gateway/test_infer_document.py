@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -156,3 +157,22 @@ def test_many_brackets_are_not_deep() -> None:
     given = [[number] for number in range(500)]
     assert read(text(data=given)).inputs[0].name == "x"
     assert read(text(something_else=given)).inputs[0].name == "x"
+
+
+@pytest.mark.parametrize("inside", ['"' + "[" * 200 + '"', '"\\"' + "{" * 200 + '"', '"\\\\","' + "[" * 200 + '"'])
+def test_brackets_in_strings_nest_nothing(inside: str) -> None:
+    assert read(b'{"inputs":[],"a":[%s]}' % inside.encode()).inputs == []
+
+
+def test_what_means_nothing_is_not_made_into_objects() -> None:
+    # Given a small request with hundreds of thousands of arrays beside it
+    written = b'{"inputs":[],"a":[' + b"[]," * 300_000 + b"[]]}"
+    # When it is read
+    tracemalloc.start()
+    try:
+        read(written)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Then that takes what bytes take: each array would take 56 more
+    assert most < 10 * len(written)
