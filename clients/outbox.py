@@ -7,7 +7,8 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from ..ipc.errors import PenstockError, invalid
+from ..ipc.codec import TooLargeError
+from ..ipc.errors import CallerError, PenstockError, invalid
 from ..ipc.messages import Message
 from .links import Link
 
@@ -68,7 +69,11 @@ class Outbox:
             except PenstockError as error:  # its descriptors could not be duplicated
                 refused.append((message, error))
         try:
-            self.stuck = not link.flush()
+            try:
+                self.stuck = not link.flush()
+            except TooLargeError as error:  # the others are sent: one caller's mistake is not everybody's
+                refused += [(message, CallerError(error.message, error.code)) for message in error.messages]
+                self.stuck = not link.flush()
         except UNSPEAKABLE as error:  # whose it is cannot be said any more, and the link would try it again for ever
             raise invalid(f"a message cannot be encoded: {error}") from error
 

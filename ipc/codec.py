@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from .errors import CallerError, invalid
+from .errors import CallerError, Code, invalid
 from .messages import Message
 
 MAX_FRAME_BYTES = 4 * 1024 * 1024
@@ -84,6 +84,15 @@ def encode_frames(messages: Sequence[Message], brings: Sequence[int], max_bytes:
     if group:
         pieces.append(Piece(_encoder.encode(group), first, len(messages)))
     return pieces
+
+
+class TooLargeError(CallerError):
+    """Messages that by themselves exceed the frame limit were dropped; what else was to be sent is on its way."""
+
+    def __init__(self, messages: Sequence[Message], max_bytes: int) -> None:
+        kind = type(messages[0]).__name__
+        super().__init__(f"a {kind} message exceeds the frame limit of {max_bytes} bytes; it is dropped", Code.INVALID_ARG)
+        self.messages = messages
 
 
 class FrameDecoder(Generic[M]):

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Generic, TypeVar
 
-from .codec import MAX_FRAME_BYTES, BadMessage, FrameDecoder, encode_frame, encode_frames
+from .codec import MAX_FRAME_BYTES, BadMessage, FrameDecoder, TooLargeError, encode_frame, encode_frames
 from .descriptors import ANCILLARY_BYTES, MAX_FDS_PER_FRAME, ReceivedFds, close_all, duplicates, memory_of, rights
 from .errors import BrokerError, CallerError, MachineError, invalid
 from .messages import Message
@@ -166,7 +166,7 @@ class LocalLink(Generic[M]):
     def flush(self, block: bool = False) -> bool:
         """Writes everything put, as one frame. True: all is written. False: the socket is full, call again on EPOLLOUT.
 
-        `block` waits instead. Raises LinkClosed; CallerError for a message that by itself exceeds the frame limit.
+        `block` waits instead. Raises LinkClosed; TooLargeError for messages that by themselves exceed the frame limit.
         """
         if self._queued:
             if not self._queued_fds and not self._outgoing:
@@ -212,17 +212,16 @@ class LocalLink(Generic[M]):
         queued, fds = self._queued, self._queued_fds
         self._queued, self._queued_fds = [], {}
         brings = [len(fds.get(position, ())) for position in range(len(queued))]
-        too_large: Message | None = None
+        too_large: list[Message] = []
         for frame, first, end in encode_frames(queued, brings, self._max_frame_bytes, MAX_FDS_PER_FRAME):
             with_it = [fd for position in range(first, end) for fd in fds.get(position, ())]
             if frame is None:
-                too_large = queued[first]
+                too_large.append(queued[first])
                 close_all(with_it)
             else:
                 self._enqueue(memoryview(_LENGTH.pack(len(frame)) + frame), with_it)
-        if too_large is not None:
-            kind = type(too_large).__name__
-            raise invalid(f"a {kind} message exceeds the frame limit of {self._max_frame_bytes} bytes; it is dropped")
+        if too_large:
+            raise TooLargeError(too_large, self._max_frame_bytes)
 
     def _enqueue(self, content: memoryview, fds: list[int]) -> None:
         self._outgoing.append((content, fds))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from .codec import encode_frame, encode_frames
+from .codec import TooLargeError, encode_frame, encode_frames
 from .errors import invalid
 from .messages import Message
 
@@ -42,7 +42,7 @@ class Outbox:
         self._queued.append(message)
 
     def seal(self) -> None:
-        """Makes one frame of everything queued, more where it would be too large. CallerError for one message that is."""
+        """Makes one frame of everything queued, more where it would be too large. TooLargeError for messages that are."""
         if not self._queued:
             return
         if not self._parts:
@@ -53,15 +53,14 @@ class Outbox:
                 return
         queued, parts = self._queued, self._parts
         self._queued, self._parts = [], {}
-        too_large: Message | None = None
+        too_large: list[Message] = []
         for frame_or_none, first, end in encode_frames(queued, [0] * len(queued), self._max_frame_bytes, 0):
             if frame_or_none is None:
-                too_large = queued[first]
+                too_large.append(queued[first])
             else:
                 self._append([frame_or_none, *(part for position in range(first, end) for part in parts.get(position, ()))])
-        if too_large is not None:
-            kind = type(too_large).__name__
-            raise invalid(f"a {kind} message exceeds the frame limit of {self._max_frame_bytes} bytes; it is dropped")
+        if too_large:
+            raise TooLargeError(too_large, self._max_frame_bytes)
 
     def _append(self, multipart: list[bytes]) -> None:
         self.multiparts.append(multipart)

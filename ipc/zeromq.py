@@ -309,7 +309,7 @@ class DealerLink(MultipartLink, Generic[M]):
     def flush(self, block: bool = False) -> bool:
         """Sends everything put, as one frame. False: ZeroMQ's queue is full, try again later; `block` waits instead.
 
-        Raises LinkClosed; CallerError for a message that by itself exceeds the frame limit.
+        Raises LinkClosed; TooLargeError for messages that by themselves exceed the frame limit.
         """
         self._raise_if_closed()
         self.outbox.seal()

@@ -29,7 +29,8 @@ from penstock.clients import (
     SystemRegion,
 )
 from penstock.clients.links import open_link
-from penstock.ipc.messages import Cancel, Failed, Goodbye, Hello, Infer, Ping, Register, Unregister
+from penstock.ipc.codec import MAX_FRAME_BYTES
+from penstock.ipc.messages import Cancel, Failed, Goodbye, Hello, Infer, Ping, Query, Register, Unregister
 
 SHORT_S = 0.02
 T = TypeVar("T")
@@ -462,6 +463,31 @@ def test_a_full_socket_is_tried_again(broker: FakeBroker) -> None:
         outbox._link = Full()  # type: ignore[assignment]
         results = await asyncio.gather(*map(client.infer, slots))
         assert [result.outputs["y"][0, 0] for result in results] == [0, 2, 4]
+
+    run(broker.address, story)
+
+
+def test_a_message_that_is_too_large_costs_whoever_sends_it_and_nobody_else(broker: FakeBroker) -> None:
+    async def story(client: AsyncClient) -> None:
+        broker.hold = True
+        ios = [await filled(client, start) for start in range(2)]
+        before = asyncio.create_task(client.infer(ios[0]))
+        await asyncio.to_thread(broker.wait_held, 1)
+        connection = client._session.sync.connection
+        # When two such messages share a frame with another's
+        asked = [
+            asyncio.create_task(client._session.ask(lambda number: (Query(number, "m" * MAX_FRAME_BYTES), ())))
+            for _ in range(2)
+        ]
+        beside = asyncio.create_task(client.infer(ios[1]))
+        for each in asked:
+            with pytest.raises(CallerError, match=f"a Query message exceeds the frame limit of {MAX_FRAME_BYTES} bytes"):
+                await each
+        # Then these are refused, and what was in flight and what comes beside them is served
+        await asyncio.to_thread(broker.wait_held, 2)
+        broker.answer(0, 1)
+        assert [(await task).outputs["y"][0, 0] for task in (before, beside)] == [0, 2]
+        assert client._session.sync.connection is connection
 
     run(broker.address, story)
 
