@@ -13,14 +13,18 @@ from ...ipc.codec import encode
 from ...ipc.errors import PenstockError, not_found
 from ...ipc.messages import Explanation, Infer, InputTensor, OutputPlace
 from ...ipc.messages import OutputTensor as Answered
+from ...ipc.tensors import DATATYPES
 from .answer_sizes import AnswerSizes, form_of
 from .callers import Caller
 from .link import BrokerLink
 from .memory import Leased
 from .ranges import check_range, check_tensors
-from .requests import InferAnswer, InferRequest, Input, InRegion, Output, OutputTensor
+from .requests import InferAnswer, InferRequest, InRegion, Output, OutputTensor
 from .unknown_models import check_model_name
 from .wording import in_tritons_words
+
+NO_DATATYPE = "<invalid>"
+"""What Triton calls a datatype that is none."""
 
 _outputs_decoder = msgspec.msgpack.Decoder(list[Answered])
 
@@ -96,17 +100,13 @@ def _tensors(request: InferRequest, lease: Leased) -> list[InputTensor]:
     tensors: list[InputTensor] = []
     inline = 0
     for given in request.inputs:
+        datatype = given.datatype if given.datatype in DATATYPES else NO_DATATYPE
         if isinstance(given.content, InRegion):
-            tensors.append(InputTensor(given.name, given.datatype, list(given.shape), *check_range(given.content), shared=True))
+            tensors.append(InputTensor(given.name, datatype, list(given.shape), *check_range(given.content), shared=True))
         else:
-            tensors.append(_written(given, lease, inline))
+            tensors.append(InputTensor(given.name, datatype, list(given.shape), *lease.write(inline, given.content)))
             inline += 1
     return tensors
-
-
-def _written(given: Input, lease: Leased, position: int) -> InputTensor:
-    region, offset, byte_size = lease.write(position, given.content)
-    return InputTensor(given.name, given.datatype, list(given.shape), region, offset, byte_size)
 
 
 def _place(output: Output) -> OutputPlace:

@@ -18,7 +18,7 @@ _TOO_SMALL = (
     r"shared memory size specified with the request for output '\1' (\3 bytes) should be at least \2 bytes to hold the results"
 )
 _REWORDED = [
-    (re.compile(pattern), words, code)
+    (re.compile(pattern, re.DOTALL), words, code)  # names may have lines
     for pattern, words, code in (
         (r"(unexpected inference (?:in|out)put '.*' for model '.*'); its .*", r"\1", None),
         (r"((?:in|out)put '.*' already exists in request) for model '.*'", r"\1", None),

@@ -19,11 +19,22 @@ from penstock.runtime.gateway import memory
 from penstock.runtime.gateway.callers import Caller
 from penstock.runtime.gateway.inference import Inference
 from penstock.runtime.gateway.link import BrokerLink
-from penstock.runtime.gateway.requests import InferRequest, Input
+from penstock.runtime.gateway.requests import InferRequest, Input, InRegion, Output
 
 T = TypeVar("T")
 Story = Callable[[BrokerLink, Inference], Awaitable[T]]
 NOBODY = Caller("test", None, None)
+
+
+class Known(Caller):
+    """A caller whose user is known."""
+
+    __slots__ = ()
+
+    def uid(self) -> int:
+        return 0
+
+
 MANY_BYTES = 1 << 40
 
 
@@ -217,3 +228,37 @@ def test_dimensions_that_no_tensor_has_are_refused_before_anything_is_leased(
 
     told(broker.address, story)
     assert not broker.of(Infer)
+
+
+LONG = "n" * 257
+CUT = "n" * 256 + "..."
+X = Input("x", "FP32", [1, 4], bytes(16))
+BEYOND = {
+    f"unexpected inference input '{CUT}' for model 'echo'": InferRequest("echo", -1, "7", [X._replace(name=LONG)]),
+    f"unexpected inference output '{CUT}' for model 'echo'": InferRequest("echo", -1, "7", [X], [Output(LONG)]),
+    "model 'echo': at most 256 inputs per request, got 257": InferRequest("echo", -1, "7", [X] * 257),
+    "model 'echo': at most 256 outputs per request, got 257": InferRequest("echo", -1, "7", [X], [Output("y")] * 257),
+    "input 'x' for model 'echo': at most 32 dimensions are taken, got 33": InferRequest("echo", -1, "7", [X._replace(shape=[1] * 33)]),
+    f"Unable to find shared memory region: '{CUT}'": InferRequest("echo", -1, "7", [X], [Output("y", InRegion(LONG, 0, 16))]),
+    f"Request for unknown model: '{CUT}' is not found": InferRequest(LONG, -1, "7", [X]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", BEYOND)
+def test_what_no_message_carries_is_refused_in_words_that_its_caller_knows(broker: FakeBroker, said: str) -> None:
+    async def story(_link: BrokerLink, inference: Inference) -> None:
+        with pytest.raises(CallerError) as refused:
+            await inference.infer(BEYOND[said], Known("test", None, None))
+        assert refused.value.message == said
+
+    told(broker.address, story)
+    assert not broker.of(Infer)
+
+
+def test_a_datatype_that_is_none_is_called_so(broker: FakeBroker) -> None:
+    async def story(_link: BrokerLink, inference: Inference) -> None:
+        await inference.infer(InferRequest("echo", -1, "", [X._replace(datatype="Q" * 100_000)]), NOBODY)
+
+    told(broker.address, story)
+    (asked,) = broker.of(Infer)
+    assert [tensor["datatype"] for tensor in msgspec.msgpack.decode(asked.inputs)] == ["<invalid>"]

@@ -8,7 +8,7 @@ import pytest
 from penstock.ipc.codec import MAX_FRAME_BYTES, encode
 from penstock.ipc.errors import CallerError, Code
 from penstock.ipc.messages import Infer, InputTensor, OutputPlace
-from penstock.runtime.gateway.ranges import LONGEST_DATATYPE, MOST, MOST_DIMS, MOST_TENSORS, check_range, check_tensors
+from penstock.runtime.gateway.ranges import MOST, MOST_DIMS, MOST_TENSORS, check_range, check_tensors
 from penstock.runtime.gateway.requests import InferRequest, Input, InRegion, Output
 from penstock.runtime.gateway.unknown_models import LONGEST_NAME
 
@@ -28,10 +28,9 @@ def request(**changes: object) -> InferRequest:
         (request(outputs=(Output("y"),) * 257), "model 'm': at most 256 outputs per request, got 257"),
         (request(inputs=(Input(LONG, "FP32", (1,), bytes(4)),)), f"unexpected inference input '{LONG[:256]}...' for model 'm'"),
         (request(outputs=(Output(LONG),)), f"unexpected inference output '{LONG[:256]}...' for model 'm'"),
-        (request(inputs=(Input("x", LONG, (1,), bytes(4)),)), "invalid datatype for input x"),
         (
             request(inputs=(Input("x", "FP32", (1,) * 33, bytes(4)),)),
-            "input 'x' for model 'm': a shape has at most 32 dimensions, got 33",
+            "input 'x' for model 'm': at most 32 dimensions are taken, got 33",
         ),
     ],
 )
@@ -50,7 +49,7 @@ def test_a_region_of_a_name_that_no_message_can_carry_is_not_found() -> None:
 def test_the_largest_request_that_is_taken_fits_a_frame() -> None:
     # Given a request with as much of everything as is taken, of the largest characters and numbers
     name, region = "\U0001f600" * LONGEST_NAME, InRegion("\U0001f600" * LONGEST_NAME, MOST, MOST)
-    inputs = [Input(name, "\U0001f600" * LONGEST_DATATYPE, (MOST,) * MOST_DIMS, region)] * MOST_TENSORS
+    inputs = [Input(name, "\U0001f600" * 16, (MOST,) * MOST_DIMS, region)] * MOST_TENSORS
     outputs = [Output(name, region, MOST)] * MOST_TENSORS
     check_tensors(request(inputs=inputs, outputs=outputs))
     # Then it fits

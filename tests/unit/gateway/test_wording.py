@@ -11,6 +11,7 @@ from penstock.runtime.gateway.wording import in_tritons_words
 
 REWORDED = {
     "unexpected inference input 'z' for model 'm'; its inputs are 'x'": "unexpected inference input 'z' for model 'm'",
+    "unexpected inference input 'z\nz' for model 'm'; its inputs are 'x'": "unexpected inference input 'z\nz' for model 'm'",
     "unexpected inference output 'z' for model 'm'; its outputs are 'y'": "unexpected inference output 'z' for model 'm'",
     "incomplete string data for inference input 'x' for model 'm', expecting string of length 5 but only 2 bytes available": (
         "incomplete string data for inference input 'x', expecting string of length 5 but only 2 bytes available"
