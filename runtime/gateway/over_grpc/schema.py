@@ -28,6 +28,8 @@ Compression = grpc.Compression
 aio: Any = grpc.aio
 rpc: Any = grpc
 """What makes handlers of methods, and credentials of certificates."""
+LibraryError: type[Exception] = grpc.aio.BaseError
+"""What the library raises by itself, such as for an answer that nobody is there to take."""
 parse_dict = json_format.ParseDict
 UNREADABLE = object()
 """What a method gets for a request that is no message."""
