@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trace files: JSON arrays to which every gateway of a broker adds.
 
-A file is locked while something is added, which overwrites the bracket at its end and writes another: whenever nobody holds the
-lock it is valid JSON, or empty before the first is written, however a gateway may have ended.
+A file is locked while something is added, which overwrites the bracket at its end and writes another: it is valid JSON whenever
+nobody holds the lock, or empty before the first is written. Each addition is a line of its own. A gateway that is killed in the midst of one leaves a file that does
+not end in a line with nothing but a bracket; who adds next begins where that line does.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import mmap
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,19 +29,31 @@ MOST_WAITING = 1000
 """Traces that have not been written yet; beyond that they are dropped, and their number logged."""
 
 
+_END = b"\n]"
+
+
 def append(path: str, entries: Iterable[dict[str, Any]]) -> None:
     """Adds entries to a file's array. Raises OSError, and the array is as it was."""
     added = b",".join(map(msgspec.json.encode, entries))
     with _locked(path) as fd:
-        size = os.fstat(fd).st_size
-        begin = max(size - 1, 0)  # where the closing bracket is
+        begin = _end_of_lines(fd)
         try:
-            _write(fd, (b"," if size else b"[") + added + b"]", begin)
+            _write(fd, (b"," if begin else b"[") + added + _END, begin)
         except OSError:
-            os.ftruncate(fd, size)
-            if size:
+            os.ftruncate(fd, begin)
+            if begin:
                 _write(fd, b"]", begin)
             raise
+        os.ftruncate(fd, begin + len(added) + 1 + len(_END))  # what was left there may have been longer
+
+
+def _end_of_lines(fd: int) -> int:
+    """Where the array's closing bracket is, or would be, had nobody been killed while adding; 0: it has no entries."""
+    size = os.fstat(fd).st_size
+    if size == 0 or os.pread(fd, len(_END), max(size - len(_END), 0)) == _END:
+        return max(size - 1, 0)
+    with mmap.mmap(fd, size, prot=mmap.PROT_READ) as content:
+        return content.rfind(b"\n") + 1
 
 
 @contextmanager

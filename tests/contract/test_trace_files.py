@@ -72,6 +72,25 @@ def test_a_disk_that_is_full_leaves_the_array_as_it_was(tmp_path: Path, monkeypa
     assert json.loads(file.read_text()) == [{"id": 1}, {"id": 3}]
 
 
+def test_who_is_killed_while_adding_costs_the_others_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "t.json"
+    for already in ([], [{"id": 1}], [{"id": 1}, {"id": 1, "long": "x" * 50}]):
+        for written in range(1, 20):
+            # Given a file, and somebody who adds to it and gets no further than so many bytes
+            file.unlink(missing_ok=True)
+            for entry in already:
+                append(str(file), [entry])
+            with monkeypatch.context() as patch:
+                patch.setattr(trace_files, "_write", lambda fd, content, at, most=written: os.pwrite(fd, content[:most], at))
+                patch.setattr(os, "ftruncate", lambda _fd, _size: None)
+                append(str(file), [{"number": [2]}])
+            # When somebody else adds something
+            append(str(file), [{"id": 3}])
+            # Then all that was there is, and what was added
+            found = json.loads(file.read_text())
+            assert [entry for entry in found if "id" in entry] == [*already, {"id": 3}], (written, file.read_text())
+
+
 class ScriptedLink:
     """A broker that grants every claim, into the part that it is told, or is gone."""
 
