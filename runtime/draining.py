@@ -46,6 +46,7 @@ def drain(
     flush(time.monotonic_ns())  # before the loop waits: nothing else may happen until the workers hear of it
     wait(lambda: _are_gone(core), core.settings.kill_s, lambda: _live(core))
     if not _are_gone(core):
+        core.gateways.kill()
         core.fleet.kill("did not exit in time")
         wait(lambda: _are_gone(core), 1.0, lambda: _live(core))
 

@@ -114,8 +114,11 @@ def check_free(place: Place) -> None:
 
 
 def _address_of(host: str) -> str:
-    """That in IPv4 where there are several."""
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    """That in IPv4 where there are several. Raises OSError where there is none."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except UnicodeError as error:  # a label that is empty or too long
+        raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
     return str(min(found, key=lambda info: info[0] != socket.AF_INET)[4][0])
 
 

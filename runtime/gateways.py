@@ -44,6 +44,9 @@ TRANSITIONS: dict[GatewayState, frozenset[GatewayState]] = {
     GatewayState.GONE: frozenset(),
 }
 
+STARTS_WITHIN_NS = 60 * 10**9
+"""How long a process may take until it serves. It is killed then, as one that hangs."""
+
 RUNNING = frozenset({GatewayState.STARTING, GatewayState.SERVING, GatewayState.LEAVING})
 
 
@@ -65,7 +68,7 @@ class Gateway:
         self.reason = ""  # how the last one ended, or why no other comes
         self.restarts = 0
         self.process: GatewayProcess | None = None
-        self.due_ns: int | None = None  # when it is started again
+        self.due_ns: int | None = None  # when it is started again; while it starts, when it must serve
         self.policy = RestartPolicy()
 
     @property
@@ -77,9 +80,10 @@ class Gateway:
         return f"<Gateway {self.number} {self.state.value}, {self.restarts} restarts>"
 
     def check_invariants(self) -> None:
-        """There is a process while it runs, and a time while it waits."""
+        """There is a process while it runs, and a time while it waits or is waited for."""
         assert (self.process is not None) == (self.state in RUNNING), self
-        assert (self.due_ns is not None) == (self.state is GatewayState.PAUSED), self
+        assert self.due_ns is None or self.state in (GatewayState.PAUSED, GatewayState.STARTING), self
+        assert self.due_ns is not None or self.state is not GatewayState.PAUSED, self
         self.policy.check_invariants()
 
     def become(self, state: GatewayState) -> None:
@@ -100,7 +104,7 @@ class Gateways:
         self._clock = clock
         self._gateways = [Gateway(number) for number in range(count)]
         self.places: dict[str, str] = {}  # protocol -> HOST:PORT, empty where it is not served
-        self.due_ns: int | None = None  # when the next restart is due, in the clock's ns
+        self.due_ns: int | None = None  # when the next of them is to be looked at, in the clock's ns
 
     def __repr__(self) -> str:
         return f"<Gateways {self._gateways}>"
@@ -136,6 +140,8 @@ class Gateways:
         gateway = self._of(session)
         if gateway is not None and gateway.state is GatewayState.STARTING:
             gateway.become(GatewayState.SERVING)
+            gateway.due_ns = None
+            self._note_due()
             log.info("%s serves", gateway.name)
 
     def has(self, session: Session) -> bool:
@@ -145,7 +151,7 @@ class Gateways:
     def exited(self, number: int, how: str, said: str = "") -> None:
         """A process is gone. `said`: what it has printed last, which is why, where it ended by itself."""
         gateway = self._gateways[number]
-        gateway.process = None
+        gateway.process = gateway.due_ns = None
         if gateway.state is GatewayState.LEAVING:
             gateway.become(GatewayState.GONE)
             log.info("%s: %s", gateway.name, how)
@@ -154,14 +160,18 @@ class Gateways:
             self._note_due()
 
     def tick(self, now_ns: int) -> None:
-        """Starts again what is due."""
+        """Starts again what is due, and kills what should have served by now."""
         if self.due_ns is None or self.due_ns > now_ns:
             return
         for gateway in self._gateways:
             if gateway.due_ns is not None and gateway.due_ns <= now_ns:
                 gateway.due_ns = None
-                gateway.restarts += 1
-                self._begin(gateway)
+                if gateway.process is not None:
+                    log.warning("%s does not serve within %d s: killed", gateway.name, STARTS_WITHIN_NS // 10**9)
+                    gateway.process.kill()
+                else:
+                    gateway.restarts += 1
+                    self._begin(gateway)
         self._note_due()
 
     def stop(self) -> None:
@@ -169,6 +179,7 @@ class Gateways:
         for gateway in self._gateways:
             if gateway.state in (GatewayState.STARTING, GatewayState.SERVING):
                 assert gateway.process is not None
+                gateway.due_ns = None
                 gateway.become(GatewayState.LEAVING)
                 gateway.process.terminate()
             elif gateway.state in (GatewayState.NEW, GatewayState.PAUSED):
@@ -203,6 +214,7 @@ class Gateways:
         gateway.become(GatewayState.STARTING)
         try:
             gateway.process = self._launch(gateway.number)
+            gateway.due_ns = self._clock() + STARTS_WITHIN_NS
         except PenstockError as error:
             self._crashed(gateway, error.message)
 

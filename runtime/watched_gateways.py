@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from .core import Core
 
 log = logging.getLogger("penstock.gateway")
+
+SETTINGS_VARIABLE = "PENSTOCK_GATEWAY_SETTINGS"
+"""What a gateway is told, as JSON: in its environment, for arguments can be read by every user, and these may hold secrets."""
 
 
 class WatchedGateways:
@@ -84,12 +89,10 @@ class WatchedGateways:
         fd = self._ports.listening_fd(number)
         name = f"gateway {number}"
         try:
-            log_fd = os.dup(sys.stderr.fileno())
-            try:
-                command = ("penstock.runtime.gateway", self._told(fd, log_fd), str(os.getpid()))
-                process = Child(name, command, (fd, log_fd) if fd >= 0 else (log_fd,), {})
-            finally:
-                os.close(log_fd)
+            with _log_copy() as log_fd:
+                fds = [each for each in (fd, log_fd) if each >= 0]
+                command = ("penstock.runtime.gateway", str(os.getpid()))
+                process = Child(name, command, fds, {SETTINGS_VARIABLE: self._told(fd, log_fd)})
         except OSError as error:
             raise MachineError(f"cannot start {name}: {error}") from error
         self._processes[number] = process
@@ -153,3 +156,16 @@ class WatchedGateways:
             if place is not None:
                 told |= {f"{protocol}_host": place.host, f"{protocol}_port": place.port}
         return json.dumps(told)
+
+
+@contextmanager
+def _log_copy() -> Iterator[int]:
+    """A descriptor for where this process's log lines go; -1 where it was started without standard error."""
+    if sys.stderr is None:
+        yield -1
+        return
+    fd = os.dup(sys.stderr.fileno())
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the broker starts a gateway: its settings, as JSON, and the broker's pid are its arguments."""
+"""How the broker starts a gateway: the broker's pid is its argument, its settings are in its environment, as JSON."""
 
 from __future__ import annotations
 
@@ -41,4 +41,4 @@ def main(told: str, parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(os.environ.pop("PENSTOCK_GATEWAY_SETTINGS"), int(sys.argv[1]))

@@ -124,6 +124,7 @@ def test_what_was_opened_is_given_back_when_the_other_port_is_taken() -> None:
 def test_hosts_have_one_address_and_unknown_ones_are_refused() -> None:
     with opened(http_host="localhost", http_port=0) as ports:
         assert place_of(ports.http).host == HERE
-    with pytest.raises(BrokerError, match="--http-host"):
-        GatewayPorts.open(GatewaySpec(http_host="no.such.host.invalid", http_port=0))
+    for host in ("no.such.host.invalid", "a..b", "x" * 70):  # the last two are no names at all
+        with pytest.raises(BrokerError, match="--http-host"):
+            GatewayPorts.open(GatewaySpec(http_host=host, http_port=0))
     assert str(Place("::1", 8000)) == "[::1]:8000"

@@ -21,6 +21,20 @@ FAULTS = (
         (f"{RULES}test_told_to_leave_each_leaves_once_and_none_is_started_again",),
     ),
     Fault(
+        "a gateway that hangs at its start is waited for for ever",
+        GATEWAYS,
+        "gateway.due_ns = self._clock() + STARTS_WITHIN_NS",
+        "gateway.due_ns = None",
+        (f"{RULES}test_one_that_hangs_at_its_start_is_killed_and_started_again",),
+    ),
+    Fault(
+        "a gateway that does not leave outlives the workers' time",
+        "runtime/draining.py",
+        "        core.gateways.kill()\n",
+        "",
+        (f"{RULES}test_one_that_does_not_leave_is_killed_when_the_workers_time_is_over",),
+    ),
+    Fault(
         "clients wait for a gateway that was given up",
         GATEWAYS,
         "self._lose(gateway.number)",

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import resource
 import signal
@@ -193,6 +195,40 @@ def check_served(broker: RunningBroker) -> None:
 
 def _descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_what_a_gateway_is_told_is_for_its_user_alone(tmp_path: Path, repository: Path) -> None:
+    secret = "model-config:key=kept-secret"
+    with served(tmp_path, repository, "--http-restricted-api", secret) as (broker, client):
+        (pid,) = gateway_pids(client)
+        assert "kept-secret" not in Path(f"/proc/{pid}/cmdline").read_text()
+        connection = http.client.HTTPConnection(broker.said["http"], timeout=HOPELESS_S)
+        connection.request("GET", "/v2/models/echo/config")
+        assert connection.getresponse().status == 403  # it knows it all the same
+        connection.close()
+
+
+def test_a_broker_without_standard_error_has_gateways_too(tmp_path: Path, repository: Path) -> None:
+    command = [
+        sys.executable, "-m", "penstock.clients.cli", "serve", str(repository), "--http-port", "0", "--json",
+        "--address", f"unix://{tmp_path}/quiet.sock",
+    ]  # fmt: skip
+    quiet = ["sh", "-c", 'exec "$@" 2>&-', "sh", *command]
+    with subprocess.Popen(quiet, stdout=subprocess.PIPE, text=True) as broker:
+        assert broker.stdout is not None
+        said = broker.stdout.readline()
+        broker.terminate()
+    assert json.loads(said)["http"]
+    assert broker.returncode == 0
+
+
+def test_one_started_by_hand_serves_ipv6(tmp_path: Path, repository: Path) -> None:
+    add_model(repository, "echo")
+    there = ("--http-host", "::1", "--grpc-host", "::1")
+    with RunningBroker(tmp_path, repository) as broker, RunningGateway(tmp_path, broker.addresses["local"], *there) as gateway:
+        for place in (gateway.http, gateway.grpc):
+            assert place.startswith("[::1]:")
+            socket.create_connection(("::1", int(place.rpartition(":")[2]))).close()
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

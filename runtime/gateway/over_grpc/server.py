@@ -73,7 +73,7 @@ class GrpcServer:
             hosts = list(dict.fromkeys(found[4][0] for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)))
             for each in hosts:
                 self._listen(str(each), credentials)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, UnicodeError) as error:
             raise BrokerError(f"cannot serve gRPC at {host}:{self._settings.grpc_port}: {error}") from error
         if any(ip_address(each).is_unspecified for each in hosts):
             for own in own_addresses():

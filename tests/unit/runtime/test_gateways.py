@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec import structs
 from scripted import ScriptedBroker, ScriptedLink, link_of
 
 from penstock.ipc.errors import MachineError
 from penstock.ipc.messages import Failed, Hello, Query
 from penstock.ipc.peers import Peer
-from penstock.runtime.gateways import Gateways
+from penstock.runtime.draining import drain
+from penstock.runtime.gateways import STARTS_WITHIN_NS, Gateways
 from penstock.runtime.restarts import CRASHES, FIRST_DELAY_NS
 from penstock.runtime.sessions import Session
 from penstock.runtime.settings import GatewaySpec
@@ -108,6 +110,34 @@ def test_one_that_the_machine_refuses_is_tried_again(broker: ScriptedBroker) -> 
     broker.refuses = None
     later(broker, 2 * FIRST_DELAY_NS)
     assert states(broker)[0] == "starting"
+
+
+def test_one_that_hangs_at_its_start_is_killed_and_started_again(broker: ScriptedBroker) -> None:
+    first, second = broker.gateways
+    connected(broker, second.pid)
+    later(broker, STARTS_WITHIN_NS - 1)
+    assert not first.is_killed
+    later(broker, 1)
+    assert (first.is_killed, second.is_killed) == (True, False)
+    gateways_of(broker).exited(0, "died (signal 9)")
+    assert states(broker) == ["paused", "serving"]
+    later(broker, FIRST_DELAY_NS)
+    assert states(broker) == ["starting", "serving"]
+
+
+def test_one_that_does_not_leave_is_killed_when_the_workers_time_is_over(broker: ScriptedBroker) -> None:
+    broker.core.settings = structs.replace(broker.core.settings, drain_s=0.0, kill_s=0.0)
+    with pytest.raises(Waited):
+        drain(broker.core, wait, lambda _now_ns: None, lambda: None)
+    assert [each.is_killed for each in broker.gateways] == [True, True]
+
+
+class Waited(Exception):  # noqa: N818 - the end of a test
+    """The broker waits for something to happen."""
+
+
+def wait(_until_ns: int | None) -> None:
+    raise Waited
 
 
 def test_told_to_leave_each_leaves_once_and_none_is_started_again(broker: ScriptedBroker) -> None:
