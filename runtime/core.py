@@ -127,9 +127,11 @@ class Core:
         self.carry_out(self.scheduler.handle(event, self.clock()))
 
     def _forget_bindings(self) -> None:
-        """A shared region is gone, which the placements of any session may name."""
+        """A shared region is gone, which the placements of any session that has named such regions may name."""
         for session in self.reception.sessions.values():
-            session.bindings.clear()
+            if session.names_shared:
+                session.bindings.clear()
+                session.names_shared = False
 
     def _settle(self) -> None:
         """Requests read in one go reach the scheduler in one go: what is there together can be batched together."""

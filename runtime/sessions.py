@@ -52,6 +52,7 @@ class Session:
         self.in_flight: dict[int, InferRequest] = {}
         #: what identifies a placement, as received -> what was checked the first time; see bindings.py
         self.bindings: dict[BindingKey, Binding] = {}
+        self.names_shared = False  # some of these may be in regions that are shared for a user
 
     def __repr__(self) -> str:
         who = f"pid {self.peer.pid}" if self.peer else "remote"
@@ -63,6 +64,7 @@ class Session:
         if len(self.bindings) >= MAX_BINDINGS:
             self.bindings.clear()
         self.bindings[key] = binding
+        self.names_shared = self.names_shared or any(region.names is not self.regions for region in binding.regions)
 
     def describe(self) -> dict[str, Any]:
         """The session as `penstock status` shows it."""

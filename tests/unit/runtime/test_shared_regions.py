@@ -170,6 +170,21 @@ def test_no_session_remembers_a_placement_in_a_region_that_is_gone(
     assert numbers[0] == numbers[1] < numbers[2] == numbers[3]
 
 
+def test_who_names_no_shared_regions_remembers_its_own_when_one_is_gone(
+    broker: ScriptedBroker, gateway: Session, segment: str
+) -> None:
+    client = broker.client()
+    broker.infer(client)
+    register(broker, gateway, "r")
+    broker.say(gateway, request(10, "r"))
+    for batch in broker.batches():
+        broker.finish(batch)
+    link_of(gateway).take()
+    assert client.bindings and gateway.bindings
+    ask(broker, gateway, Unregister(3, "r", US))
+    assert client.bindings and not gateway.bindings
+
+
 def test_unregistering_all_takes_one_kind_of_one_user(broker: ScriptedBroker, gateway: Session, segment: str) -> None:
     broker.core.gpu_survey.found = GPUS
     for name in "ab":
