@@ -42,17 +42,56 @@ class Address(NamedTuple):
         return cls(host.lower().removeprefix("::ffff:").split("%")[0], port)
 
 
-def uid_of(remote: Address, local: Address) -> int:
-    """The user whose socket is at `remote`, connected to `local`; UNKNOWN where this machine has no such socket."""
-    family = socket.AF_INET6 if ":" in remote.host else socket.AF_INET
-    try:
-        source, target = (socket.inet_pton(family, end.host) for end in (remote, local))
-    except OSError:  # one end in IPv4, the other in IPv6, or no address at all
-        return UNKNOWN
-    try:
-        return _ask(family, source, target, remote.port, local.port)
-    except OSError:  # no netlink here
-        return _search(family, source, target, remote.port, local.port)
+class LocalUsers:
+    """Tells whose a connection's other end is. For one thread; `close` it.
+
+    Its question is answered before it has been sent: the kernel does that at once, so nothing here waits.
+    """
+
+    def __init__(self) -> None:
+        self._link: socket.socket | None = None  # netlink's; opened when it is first needed
+        self._asked = 0
+
+    def __repr__(self) -> str:
+        return f"<LocalUsers {self._asked} asked{', by netlink' if self._link else ''}>"
+
+    def uid_of(self, remote: Address, local: Address) -> int:
+        """The user whose socket is at `remote`, connected to `local`; UNKNOWN where this machine has no such socket."""
+        family = socket.AF_INET6 if ":" in remote.host else socket.AF_INET
+        try:
+            source, target = socket.inet_pton(family, remote.host), socket.inet_pton(family, local.host)
+        except OSError:  # one end in IPv4, the other in IPv6, or no address at all
+            return UNKNOWN
+        try:
+            return self._ask(family, source, target, remote.port, local.port)
+        except OSError:  # no netlink here, or no memory for its answer
+            self.close()
+            return _search(family, source, target, remote.port, local.port)
+
+    def _ask(self, family: int, source: bytes, target: bytes, source_port: int, target_port: int) -> int:
+        if self._link is None:
+            kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            self._link = socket.socket(socket.AF_NETLINK, kind, NETLINK_SOCK_DIAG)
+        self._asked = number = (self._asked + 1) % 2**32
+        identity = _PORTS.pack(source_port, target_port) + source.ljust(16, b"\0") + target.ljust(16, b"\0")
+        content = (
+            _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _ALL_STATES) + identity + _COOKIE.pack(0, 2**32 - 1, 2**32 - 1)
+        )
+        self._link.send(_HEADER.pack(_HEADER.size + len(content), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, number, 0) + content)
+        answer = self._link.recv(4096)
+        _, kind, _, answered, _ = _HEADER.unpack_from(answer)
+        if answered != number:
+            raise OSError("netlink answers something else")
+        if kind != SOCK_DIAG_BY_FAMILY:  # NLMSG_ERROR, usually ENOENT: no such socket
+            return UNKNOWN
+        *_, uid, inode = _ANSWER.unpack_from(answer, _HEADER.size)
+        return uid if inode else UNKNOWN  # without an inode no process has it any more, and the uid says 0
+
+    def close(self) -> None:
+        """Gives back its descriptor. Idempotent; asked again, it opens another."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
 
 
 def own_addresses() -> list[str]:
@@ -70,19 +109,6 @@ def _first_of_interfaces() -> Iterator[str]:
             with suppress(OSError):  # it has none
                 answer = fcntl.ioctl(asking, SIOCGIFADDR, name.encode().ljust(40, b"\0"))  # struct ifreq, see netdevice(7)
                 yield socket.inet_ntop(socket.AF_INET, answer[20:24])
-
-
-def _ask(family: int, source: bytes, target: bytes, source_port: int, target_port: int) -> int:
-    identity = _PORTS.pack(source_port, target_port) + source.ljust(16, b"\0") + target.ljust(16, b"\0")
-    content = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _ALL_STATES) + identity + _COOKIE.pack(0, 2**32 - 1, 2**32 - 1)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as link:
-        link.send(_HEADER.pack(_HEADER.size + len(content), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, 0, 0) + content)
-        answer = link.recv(4096)
-    _, kind, *_ = _HEADER.unpack_from(answer)
-    if kind != SOCK_DIAG_BY_FAMILY:  # NLMSG_ERROR, usually ENOENT: no such socket
-        return UNKNOWN
-    *_, uid, inode = _ANSWER.unpack_from(answer, _HEADER.size)
-    return uid if inode else UNKNOWN  # without an inode no process has it any more, and the uid says 0
 
 
 def _search(family: int, source: bytes, target: bytes, source_port: int, target_port: int) -> int:

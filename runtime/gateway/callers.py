@@ -3,24 +3,24 @@
 
 from __future__ import annotations
 
-from ...ipc.local_sockets import UNKNOWN, Address, uid_of
+from collections.abc import Callable
+
+from ...ipc.local_sockets import UNKNOWN
+
+
+def _nobody() -> int:
+    return UNKNOWN
 
 
 class Caller:
     """One connection's caller."""
 
-    __slots__ = ("_local", "_remote", "principal")
+    __slots__ = ("principal", "uid")
 
-    def __init__(self, principal: str, remote: Address | None, local: Address | None) -> None:
+    def __init__(self, principal: str, uid: Callable[[], int] = _nobody) -> None:
         self.principal = principal  # what the broker counts queued requests by, and shares turns among
-        self._remote = remote
-        self._local = local
+        self.uid = uid
+        """Its user; -1 where that is not known."""
 
     def __repr__(self) -> str:
         return f"<Caller {self.principal}>"
-
-    def uid(self) -> int:
-        """Its user; -1 where that is not known. Asked anew each time: ports are used again, by other users too."""
-        if self._remote is None or self._local is None:
-            return UNKNOWN
-        return uid_of(self._remote, self._local)

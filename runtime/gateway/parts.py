@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ...ipc.local_sockets import LocalUsers
 from .documents import Documents
 from .inference import Inference
 from .link import BrokerLink
@@ -26,6 +27,7 @@ class Parts(NamedTuple):
     shared_memory: SharedMemory
     shared_settings: SharedSettings
     tracing: Tracing
+    users: LocalUsers
 
     @classmethod
     def of(cls, settings: GatewaySettings) -> Parts:
@@ -34,5 +36,5 @@ class Parts(NamedTuple):
         tracing = Tracing(link)
         return cls(
             settings, link, TracedInference(Inference(link), tracing), Documents(link, settings), Repository(link, settings),
-            SharedMemory(link, settings), SharedSettings(link, tracing), tracing,
+            SharedMemory(link, settings), SharedSettings(link, tracing), tracing, LocalUsers(),
         )  # fmt: skip

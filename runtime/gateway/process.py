@@ -49,11 +49,12 @@ async def serve(settings: GatewaySettings, say: Callable[[str], None], stopping_
     servers: list[HttpServer | GrpcServer] = []
     addresses: list[str] = []
     async with contextlib.AsyncExitStack() as held:
+        held.callback(parts.users.close)
         held.push_async_callback(parts.link.close)
         await parts.link.connect()
         held.push_async_callback(parts.tracing.close)
         if settings.http_port >= 0 or settings.http_fd >= 0:
-            http = HttpServer(make_routes(parts).answer, settings.http_max_input_size, parts.tracing)
+            http = HttpServer(make_routes(parts).answer, settings.http_max_input_size, parts.tracing, parts.users)
             sock = _listening(settings)
             addresses.append(f"http://{_place(*sock.getsockname()[:2])}")
             await http.start(sock)

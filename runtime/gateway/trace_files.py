@@ -2,8 +2,8 @@
 """Trace files: JSON arrays to which every gateway of a broker adds.
 
 A file is locked while something is added, which overwrites the bracket at its end and writes another: it is valid JSON whenever
-nobody holds the lock, or empty before the first is written. Each addition is a line of its own. A gateway that is killed in the midst of one leaves a file that does
-not end in a line with nothing but a bracket; who adds next begins where that line does.
+nobody holds the lock, or empty before the first is written. Each addition is a line of its own. A gateway that is killed in the
+midst of one leaves a file that does not end in a line with nothing but a bracket; who adds next begins where that line does.
 """
 
 from __future__ import annotations

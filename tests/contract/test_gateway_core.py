@@ -23,7 +23,7 @@ from penstock.runtime.gateway.requests import InferRequest, Input, InRegion, Out
 
 T = TypeVar("T")
 Story = Callable[[BrokerLink, Inference], Awaitable[T]]
-NOBODY = Caller("test", None, None)
+NOBODY = Caller("test")
 
 
 class Known(Caller):
@@ -248,7 +248,7 @@ BEYOND = {
 def test_what_no_message_carries_is_refused_in_words_that_its_caller_knows(broker: FakeBroker, said: str) -> None:
     async def story(_link: BrokerLink, inference: Inference) -> None:
         with pytest.raises(CallerError) as refused:
-            await inference.infer(BEYOND[said], Known("test", None, None))
+            await inference.infer(BEYOND[said], Known("test"))
         assert refused.value.message == said
 
     told(broker.address, story)

@@ -6,11 +6,11 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
-from penstock.ipc import local_sockets
-from penstock.ipc.local_sockets import UNKNOWN, Address, own_addresses, uid_of
+from penstock.ipc.local_sockets import UNKNOWN, Address, LocalUsers, own_addresses
 
 NOBODY = 65534
 NO_IPV6 = not os.path.exists("/proc/net/if_inet6")
@@ -26,8 +26,13 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         def refuse(*_: object) -> int:
             raise OSError("no netlink here")
 
-        monkeypatch.setattr(local_sockets, "_ask", refuse)
+        monkeypatch.setattr(LocalUsers, "_ask", refuse)
     return str(request.param)
+
+
+def uid_of(remote: Address, local: Address) -> int:
+    with closing(LocalUsers()) as users:
+        return users.uid_of(remote, local)
 
 
 class Connection:
@@ -152,6 +157,30 @@ def test_another_user_is_known_as_such(connect: Connect) -> None:
     accepted.close()
     os.close(go)
     os.close(tell)
+
+
+def test_one_descriptor_serves_all_questions(connect: Connect) -> None:
+    """Given many questions, some of them about no socket, then each has its own answer, and no descriptor is left open."""
+    made = connect("127.0.0.1", "127.0.0.1")
+    before = len(os.listdir("/proc/self/fd"))
+    with closing(LocalUsers()) as users:
+        for _ in range(3):
+            assert users.uid_of(made.remote, made.local) == os.geteuid()
+            assert users.uid_of(Address("127.0.0.1", 1), made.local) == UNKNOWN
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_answer_that_was_left_is_nobody_s(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given the answer to an earlier question still unread, then it is not taken for that to the next, which is asked otherwise."""
+    made = connect("127.0.0.1", "127.0.0.1")
+    with closing(LocalUsers()) as users:
+        with monkeypatch.context() as patched:
+            patched.setattr(socket.socket, "recv", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                users.uid_of(made.remote, made.local)
+        assert users.uid_of(Address("127.0.0.1", 1), made.local) == UNKNOWN
+        assert users.uid_of(made.remote, made.local) == os.geteuid()
 
 
 def test_addresses_are_spelled_in_one_way() -> None:

@@ -68,6 +68,13 @@ FAULTS = (
         (f"{SOCKET}test_a_socket_that_is_closed_is_nobody_s",),
     ),
     Fault(
+        "an answer about another connection is taken for that about this one",
+        SOCKETS,
+        "if answered != number:",
+        "if number == 0:",
+        (f"{SOCKET}test_an_answer_that_was_left_is_nobody_s",),
+    ),
+    Fault(
         "the list of sockets has no IPv6 socket that is connected to IPv4",
         SOCKETS,
         "source, target = _MAPPED + source, _MAPPED + target",

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections.abc import Awaitable, Callable
+from functools import lru_cache, partial, wraps
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from ....ipc.errors import BrokerError, Code, PenstockError
-from ....ipc.local_sockets import Address
+from ....ipc.local_sockets import Address, LocalUsers
 from ..callers import Caller
 from ..tracing import Passage, Tracing
 from .schema import UNREADABLE, StatusCode
@@ -33,10 +33,10 @@ LONGEST_DETAILS = 2600
 def answered(method: Callable[[Any, Any, Caller], Awaitable[T]]) -> Callable[[Any, Any, Any], Awaitable[T]]:
     """Makes a method of the service of one that takes the request and its caller, and raises PenstockError."""
 
-    @functools.wraps(method)
+    @wraps(method)
     async def called(self: Any, request: Any, context: Any) -> T:
         async def answer() -> T:
-            return await method(self, check_readable(request), caller_of(context.peer(), self.listening))
+            return await method(self, check_readable(request), caller_of(context.peer(), self.listening, self.users))
 
         return await answer_call(answer(), context, method.__name__, self.tracing)
 
@@ -98,16 +98,18 @@ def details_of(error: PenstockError) -> str:
     return error.message if len(text) <= LONGEST_DETAILS else text[:LONGEST_DETAILS].decode(errors="ignore") + "..."
 
 
-@functools.lru_cache(maxsize=4096)
-def caller_of(peer: str, listening: Address) -> Caller:
+@lru_cache(maxsize=4096)
+def caller_of(peer: str, listening: Address, users: LocalUsers) -> Caller:
     """Who is at the other end: gRPC says "ipv4:127.0.0.1:50412" or "ipv6:%5B::1%5D:50412", and not to which address of ours.
 
     That is the one where it was accepted, and not known ("") where that was any. It must not be guessed: one user's socket may
-    have the very same address and port as another's that is connected to another address of ours.
+    have the very same address and port as another's that is connected to another address of ours. Its user is asked for anew
+    each time: ports are used again, by other users too, and gRPC does not tell a connection from the next of the same port.
     """
     _, _, name = unquote(peer).partition(":")
     host, _, remote_port = name.rpartition(":")
     if not remote_port.isdecimal():
-        return Caller(f"grpc:{peer}"[:256], None, None)
+        return Caller(f"grpc:{peer}"[:256])
     remote = Address.of(host.strip("[]"), int(remote_port))
-    return Caller(f"grpc:{remote.host}:{remote.port}", remote, listening if listening.host else None)
+    principal = f"grpc:{remote.host}:{remote.port}"
+    return Caller(principal, partial(users.uid_of, remote, listening)) if listening.host else Caller(principal)

@@ -29,6 +29,7 @@ class GrpcInference:
         self._inference = parts.inference
         self._documents = parts.documents
         self._tracing = parts.tracing
+        self._users = parts.users
         self._forwarding = HeaderForwarding(parts.settings.grpc_header_forward_pattern, "--grpc-header-forward-pattern")
         self._streams: set[InferStream] = set()
         self._is_leaving = False
@@ -40,13 +41,13 @@ class GrpcInference:
         """One request."""
 
         async def answer() -> Any:
-            return await self._answer(message, caller_of(context.peer(), listening), self._headers(context))
+            return await self._answer(message, caller_of(context.peer(), listening, self._users), self._headers(context))
 
         return await answer_call(answer(), context, "ModelInfer", self._tracing)
 
     async def stream(self, messages: AsyncIterator[Any], context: Any, listening: Address) -> None:
         """A stream of requests."""
-        caller = caller_of(context.peer(), listening)
+        caller = caller_of(context.peer(), listening, self._users)
         is_strict = (STRICT, "true") in context.invocation_metadata()
         log.debug("gRPC request: %s", NAME)
         try:

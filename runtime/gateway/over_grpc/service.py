@@ -21,6 +21,7 @@ class InferenceService(service.GRPCInferenceServiceServicer):  # type: ignore[mi
     def __init__(self, parts: Parts, listening: Address) -> None:
         self.listening = listening
         self.tracing = parts.tracing
+        self.users = parts.users
         self.inferring = GrpcInference(parts)
         self.health = Health(parts.documents)
         self._parts = parts

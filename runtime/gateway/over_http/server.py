@@ -10,9 +10,11 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache, partial
+from typing import Any
 
 from ....ipc.errors import PenstockError
-from ....ipc.local_sockets import Address
+from ....ipc.local_sockets import Address, LocalUsers
 from ..callers import Caller
 from ..lacking import lacking
 from ..tracing import Passage, Tracing
@@ -39,13 +41,14 @@ LONG_BYTES = 256 * 1024
 class HttpServer:
     """Serves on a socket that listens already."""
 
-    def __init__(self, answer: Answer, max_body_bytes: int, tracing: Tracing) -> None:
+    def __init__(self, answer: Answer, max_body_bytes: int, tracing: Tracing, users: LocalUsers) -> None:
         self._answer = answer
         self._tracing = tracing
         self._max_body_bytes = max_body_bytes
         server = _Server(
-            self._handle, access_log=None, handler_cancellation=True, auto_decompress=False, read_bufsize=READ_BYTES, logger=log
-        )
+            users, self._handle,
+            access_log=None, handler_cancellation=True, auto_decompress=False, read_bufsize=READ_BYTES, logger=log,
+        )  # fmt: skip
         self._runner = web.ServerRunner(server)
 
     def __repr__(self) -> str:
@@ -153,17 +156,25 @@ async def _sent(request: web.BaseRequest, response: Response, keep_alive: bool |
 
 
 class _Server(web.Server):
+    def __init__(self, users: LocalUsers, handler: Callable[..., Awaitable[web.StreamResponse]], **options: Any) -> None:
+        super().__init__(handler, **options)
+        self._users = users
+
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+        return _Connection(self._users, self, loop=self._loop, **self._kwargs)
 
 
 class _Connection(web.RequestHandler):
     """One connection, and who is at its other end."""
 
-    __slots__ = ("caller",)
+    __slots__ = ("_users", "caller")
+
+    def __init__(self, users: LocalUsers, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._users = users
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.caller = _caller(transport)
+        self.caller = _caller(transport, self._users)
         super().connection_made(transport)
 
     def handle_error(
@@ -183,9 +194,10 @@ class _Connection(web.RequestHandler):
         return answer
 
 
-def _caller(transport: asyncio.BaseTransport) -> Caller:
+def _caller(transport: asyncio.BaseTransport, users: LocalUsers) -> Caller:
+    """Its user is asked for once: whatever comes by a connection comes from the socket that made it."""
     try:
         remote, local = (Address.of(*transport.get_extra_info(name)[:2]) for name in ("peername", "sockname"))
     except (TypeError, IndexError, ValueError):  # a connection that is gone has no names any more
-        return Caller("http", None, None)
-    return Caller(f"http:{remote.host}:{remote.port}", remote, local)
+        return Caller("http")
+    return Caller(f"http:{remote.host}:{remote.port}", cache(partial(users.uid_of, remote, local)))

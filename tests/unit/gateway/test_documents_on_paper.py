@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import pytest
 
 from penstock.ipc.errors import BrokerError, CallerError, Code, ModelError, PenstockError, not_found
-from penstock.ipc.local_sockets import Address
 from penstock.ipc.messages import Load, Message, Unload
 from penstock.runtime.gateway.callers import Caller
 from penstock.runtime.gateway.documents import Documents, version_of
@@ -62,7 +61,7 @@ def repository(model_control: ModelControl = "anyone", **answers: Any) -> tuple[
     return Repository(same, GatewaySettings(model_control=model_control)), link
 
 
-NOBODY = Caller("grpc:unix:", None, None)
+NOBODY = Caller("grpc:unix:")
 NOT_READY = ModelError("Request for unknown model: 'm' version 3 is not at ready state (LOADING)", Code.UNAVAILABLE)
 NONE_LEFT = ModelError("Request for unknown model: 'm' has no available versions: unloaded", Code.UNAVAILABLE)
 
@@ -272,8 +271,7 @@ def test_the_index_of_what_is_ready() -> None:
 def test_only_the_owner_may_load(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
     """Who may is told by the user at the other end of the connection; a user that is not known is nobody."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr("penstock.runtime.gateway.callers.uid_of", lambda *_: uid)
-    caller = Caller("http:127.0.0.1:40000", Address("127.0.0.1", 40000), Address("127.0.0.1", 8000))
+    caller = Caller("http:127.0.0.1:40000", lambda: uid)
     there, link = repository("owner")
     for coroutine in (there.load(caller, "", "m", {}), there.unload(caller, "", "m", unload_dependents=False)):
         with pytest.raises(CallerError) as refused:

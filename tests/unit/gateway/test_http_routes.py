@@ -13,7 +13,7 @@ from penstock.runtime.gateway.over_http.exchange import Call, Response, of_json
 from penstock.runtime.gateway.over_http.restrictions import GROUPS, restrictions_of
 from penstock.runtime.gateway.over_http.routes import Routes
 
-NOBODY = Caller("test", None, None)
+NOBODY = Caller("test")
 
 
 def routes(*restrictions: str) -> Routes:
