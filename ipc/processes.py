@@ -16,6 +16,10 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_CHILD_SUBREAPER = 36
+M_TRIM_THRESHOLD = -1  # glibc's malloc.h
+M_MMAP_THRESHOLD = -3
+MOST_IN_HEAP = 32 * 1024 * 1024
+"""Bytes of the largest block that glibc takes from its heap, by itself too: mallopt(3)."""
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -33,6 +37,18 @@ def allow_descriptors() -> None:
     """As many as this process may have: the soft limit is often 1024 for select()'s sake alone. Children inherit it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def keep_freed_memory(byte_size: int) -> None:
+    """The C library keeps so much of what is freed at the end of a heap; what it gives back is zeroed and mapped anew later.
+
+    By itself glibc keeps twice the largest block that it had mapped, which several large messages exceed again and again.
+    Where the C library is another one, nothing changes.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, min(MOST_IN_HEAP, byte_size))
+        libc.mallopt(M_TRIM_THRESHOLD, byte_size)
 
 
 def adopt_orphans() -> None:

@@ -20,8 +20,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from ...ipc.errors import BrokerError
-from ...ipc.processes import allow_descriptors
+from ...ipc.processes import allow_descriptors, keep_freed_memory
 from .lacking import lacking
+from .memory import KEPT_BYTES
 from .over_grpc.server import GrpcServer
 from .over_grpc.service import InferenceService
 from .over_http.server import HttpServer
@@ -99,4 +100,5 @@ def _place(host: str, port: int) -> str:
 def run(settings: GatewaySettings, say: Callable[[str], None], stopping_signals: Sequence[int] = STOPPING) -> None:
     """Serves in this process until it is told to stop."""
     allow_descriptors()
+    keep_freed_memory(KEPT_BYTES)
     uvloop.run(serve(settings, say, stopping_signals))

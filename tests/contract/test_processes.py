@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
@@ -30,6 +31,22 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 die_with_parent(int(sys.argv[1]))
 print("armed", flush=True)
 signal.pause()
+"""
+
+HEAVY = """
+import resource, sys
+from penstock.ipc.processes import keep_freed_memory
+if "keep" in sys.argv:
+    keep_freed_memory(64 << 20)
+
+def make():
+    return [bytearray(b"x") * 600_000 for _ in range(8)]
+
+make()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    make()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
@@ -151,3 +168,14 @@ def test_a_process_that_cannot_be_watched_is_no_peer_over_zeromq() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     assert peer_from_zmq(f"localhost:0:0:{process.pid}") is None
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_memory_that_is_freed_and_used_again_is_not_mapped_anew() -> None:
+    """Given eight messages of 600 KB at once, again and again, then the kernel has no pages to add after the first time."""
+    command = [sys.executable, "-c", HEAVY]
+    added, otherwise = (
+        int(subprocess.run([*command, *option], capture_output=True, check=True, timeout=PATIENCE_S).stdout)
+        for option in (["keep"], [])
+    )
+    assert added * 10 < otherwise

@@ -11,6 +11,13 @@ CONNECTIONS = "tests/process/test_gateway_http_connections.py::"
 
 FAULTS = (
     Fault(
+        "memory that is freed is given back at once",
+        "ipc/processes.py",
+        "libc.mallopt(M_TRIM_THRESHOLD, byte_size)",
+        "libc.mallopt(M_TRIM_THRESHOLD, 0)",
+        ("tests/contract/test_processes.py::test_memory_that_is_freed_and_used_again_is_not_mapped_anew",),
+    ),
+    Fault(
         "a compressed body may become larger than is allowed",
         f"{OVER_HTTP}/compression.py",
         "    if len(content) > limit:",
