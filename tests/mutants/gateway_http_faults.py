@@ -18,6 +18,20 @@ FAULTS = (
         ("tests/contract/test_processes.py::test_memory_that_is_freed_and_used_again_is_not_mapped_anew",),
     ),
     Fault(
+        "a document is remembered with the headers that came along",
+        f"{OVER_HTTP}/inference.py",
+        "len(body) <= SHORT_BYTES and not forwarded and",
+        "len(body) <= SHORT_BYTES and",
+        (f"{UNIT}/test_http_remembered.py::test_forwarded_headers_are_not_remembered",),
+    ),
+    Fault(
+        "long documents are remembered too",
+        f"{OVER_HTTP}/inference.py",
+        "if len(body) <= SHORT_BYTES and not forwarded and",
+        "if not forwarded and",
+        (f"{UNIT}/test_http_remembered.py::test_what_is_long_or_many_is_not_kept",),
+    ),
+    Fault(
         "a compressed body may become larger than is allowed",
         f"{OVER_HTTP}/compression.py",
         "    if len(content) > limit:",

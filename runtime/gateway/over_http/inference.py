@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import Any
 
 from ....ipc.errors import CallerError, PenstockError
 from ..documents import version_of
-from ..forwarding import HeaderForwarding
+from ..forwarding import NOTHING, HeaderForwarding
 from ..parts import Parts
 from ..unknown_models import as_triton, check_model_name
 from .compression import deflated, wanted_coding
@@ -17,6 +18,9 @@ from .infer_request import LENGTH_HEADER, Asked, asked, header_size
 from .infer_response import response_of
 from .raw_request import raw_request
 
+SHORT_BYTES = 2048
+"""A document of no more bytes is remembered, with what it asks: whose tensors are in regions sends the same again and again."""
+MOST_REMEMBERED = 256
 LONG_BYTES = 256 * 1024
 """What takes long to compress is compressed by another thread."""
 
@@ -27,6 +31,7 @@ class HttpInference:
     def __init__(self, parts: Parts) -> None:
         self._link = parts.link
         self._inference = parts.inference
+        self._remembered = lru_cache(MOST_REMEMBERED)(_asked_alone)
         self._forwarding = HeaderForwarding(parts.settings.http_header_forward_pattern, "--http-header-forward-pattern")
 
     def __repr__(self) -> str:
@@ -47,6 +52,8 @@ class HttpInference:
         if size == 0:
             return raw_request(body, await self._metadata(model, version), model, version, forwarded)
         try:
+            if len(body) <= SHORT_BYTES and not forwarded and size in (None, len(body)):
+                return self._remembered(body, size is not None, model, version)
             if size is None:
                 return asked(body, None, model, version, forwarded)
             return asked(body[:size], memoryview(body)[size:], model, version, forwarded)
@@ -60,6 +67,11 @@ class HttpInference:
             return await self._link.query("metadata", model, version)
         except PenstockError as error:
             raise as_triton(error, model, version) from None
+
+
+def _asked_alone(document: bytes, says_size: bool, model: str, version: int) -> Asked:
+    """What a document asks that nothing follows: by nothing but what is given here, and nobody changes what comes of it."""
+    return asked(document, memoryview(b"") if says_size else None, model, version, NOTHING)
 
 
 async def _compressed(response: Response, coding: str) -> Response:
