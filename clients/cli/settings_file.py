@@ -88,7 +88,7 @@ def wanted(option: click.Option) -> str:
 
 
 def _kind(option: click.Option) -> tuple[tuple[type, ...], str]:
-    if option.is_flag:
+    if option.is_flag or isinstance(option.type, click.types.BoolParamType):
         return (bool,), "true or false"
     if isinstance(option.type, click.types.FloatParamType):
         return (int, float), "a number"
