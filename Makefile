@@ -92,9 +92,9 @@ $(TORCH): $(DEPENDENCIES) .ci/torch-requirement
 	else echo "torch cannot be installed: the tests that need it will be skipped"; fi
 
 # NVIDIA's load generator, for the tests that let it loose on the gateway; in an environment of its own. Where it cannot be had,
-# they are skipped and say so, and the next `make test` tries again.
+# they are skipped and say so, and the next `make test` tries again. A network that does not answer costs five minutes at most.
 $(ANALYZER): $(DEPENDENCIES) bench/peers/analyzer.py
-	@$(BIN)/python bench/peers/analyzer.py || echo "the tests that need perf_analyzer will be skipped"
+	@timeout 300 $(BIN)/python bench/peers/analyzer.py || echo "the tests that need perf_analyzer will be skipped"
 
 $(INSTALLED): $(DEPENDENCIES) $(SOURCES)
 	@rm -rf build

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import subprocess
 import sys
@@ -13,10 +14,13 @@ import gevent
 
 START_S = 30.0
 
-resource_tracker.ensure_running()  # multiprocessing's own, which tritonclient's shared memory starts: nor is this
-
 gevent.get_hub().loop  # noqa: B018 - tritonclient.http's event loop: made here, it is none of what a test leaves behind
 resource_tracker.ensure_running()  # multiprocessing's own, which tritonclient's shared memory starts: nor is this
+
+
+def key_of(name: str) -> str:
+    """The key of a segment of this test run: the runs on one machine share /dev/shm."""
+    return f"/penstock-{os.getpid()}-{name}"
 
 
 class RunningGateway:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
-from gateways import RunningGateway
+from gateways import RunningGateway, key_of
 from running import Barrier, RunningBroker, add_model, eventually, resident_bytes
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
@@ -175,9 +175,9 @@ def test_requests_may_be_compressed(client: Any, algorithm: str) -> None:
 
 
 def test_tensors_in_regions_are_read_and_written_there(client: Any) -> None:
-    region = shared_memory.create_shared_memory_region("grpc", "/penstock_grpc_test", 128)
+    region = shared_memory.create_shared_memory_region("grpc", key_of("grpc"), 128)
     try:
-        client.register_system_shared_memory("grpc", "/penstock_grpc_test", 128)
+        client.register_system_shared_memory("grpc", key_of("grpc"), 128)
         shared_memory.set_shared_memory_region(region, [np.array([[7, -7]], np.float32)])
         given = triton.InferInput("x", [1, 2], "FP32")
         given.set_shared_memory("grpc", 8)

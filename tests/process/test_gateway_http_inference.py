@@ -17,7 +17,7 @@ import pytest
 import tritonclient.http as over_http
 import tritonclient.http.aio as over_http_aio
 import tritonclient.utils.shared_memory as shm
-from gateways import RunningGateway
+from gateways import RunningGateway, key_of
 from running import RunningBroker
 from tritonclient.utils import InferenceServerException
 
@@ -212,10 +212,10 @@ def test_an_output_may_be_classified(client: Any) -> None:
 def test_tensors_in_shared_memory_are_only_named(client: Any) -> None:
     # Given a region with an input, and room for an output
     values = sample("FP32")
-    region = shm.create_shared_memory_region("r", "/penstock_http_region", 2 * values.nbytes)
+    region = shm.create_shared_memory_region("r", key_of("r"), 2 * values.nbytes)
     try:
         shm.set_shared_memory_region(region, [values])
-        client.register_system_shared_memory("r", "/penstock_http_region", 2 * values.nbytes)
+        client.register_system_shared_memory("r", key_of("r"), 2 * values.nbytes)
         tensor = over_http.InferInput("x_FP32", list(values.shape), "FP32")
         tensor.set_shared_memory("r", values.nbytes)
         wanted = over_http.InferRequestedOutput("y_FP32")

@@ -20,7 +20,7 @@ import tritonclient.grpc.aio as over_grpc_aio
 import tritonclient.http as over_http
 import tritonclient.http.aio as over_http_aio
 import tritonclient.utils.shared_memory as shm
-from gateways import RunningGateway
+from gateways import RunningGateway, key_of
 from running import Barrier, Held, Program, RunningBroker, add_model, eventually, is_alive, ready_pid
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor, serialized_byte_size
 
@@ -90,7 +90,7 @@ def segment() -> Iterator[Any]:
     shm.destroy_shared_memory_region(made)
 
 
-KEY = f"/penstock-test-{os.getpid()}"
+KEY = key_of("mine")
 
 
 def status(client: Any, name: str = "") -> list[dict[str, Any]]:

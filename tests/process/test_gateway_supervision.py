@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.http as over_http
+from gateways import key_of
 from running import Barrier, Program, RunningBroker, add_model, eventually, is_alive, resident_bytes
 from supervised_gateways import BOTH, HOPELESS_S, call, gateway_pids, in_flight, post, served
 from tritonclient.utils import shared_memory
@@ -36,11 +37,11 @@ def test_killed_under_load_every_request_has_an_outcome_and_regions_are_still_th
     # Given a region that a client has registered, and clients of both protocols that send without a pause
     add_model(repository, "echo")
     with served(tmp_path, repository) as (broker, client), ExitStack() as stack:
-        region = shared_memory.create_shared_memory_region("values", f"/penstock-test-{os.getpid()}", 16)
+        region = shared_memory.create_shared_memory_region("values", key_of("values"), 16)
         stack.callback(shared_memory.destroy_shared_memory_region, region)
         shared_memory.set_shared_memory_region(region, [np.array([[5, 6]], np.float32)])
         triton = stack.enter_context(over_http.InferenceServerClient(broker.said["http"]))
-        triton.register_system_shared_memory("values", f"/penstock-test-{os.getpid()}", 16)
+        triton.register_system_shared_memory("values", key_of("values"), 16)
         protocols = ("http", "grpc", "http", "grpc")
         loads = [stack.enter_context(Program("triton_load", each, broker.said[each], "echo")) for each in protocols]
         for load in loads:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gateways import key_of
 from triton_libraries import LIBRARIES, Asked, Story, serving, tell
 from tritonclient.utils import InferenceServerException, shared_memory
 
@@ -140,14 +141,12 @@ async def trace_settings(asked: Asked) -> None:
 
 
 async def system_regions(asked: Asked) -> None:
-    region = shared_memory.create_shared_memory_region("of_a_story", "/penstock_of_a_story", 128)
+    region = shared_memory.create_shared_memory_region("of_a_story", key_of("of_a_story"), 128)
     try:
-        await asked("register_system_shared_memory", "of_a_story", "/penstock_of_a_story", 64, offset=0)
+        await asked("register_system_shared_memory", "of_a_story", key_of("of_a_story"), 64, offset=0)
         status = await asked("get_system_shared_memory_status")
         rows = status if asked.library.protocol == "http" else list(status["regions"].values())
-        assert [(row["name"], row["key"], int(row["byte_size"])) for row in rows] == [
-            ("of_a_story", "/penstock_of_a_story", 64)
-        ]
+        assert [(row["name"], row["key"], int(row["byte_size"])) for row in rows] == [("of_a_story", key_of("of_a_story"), 64)]
         await asked("unregister_system_shared_memory", "of_a_story")
         assert not rows_of(await asked("get_system_shared_memory_status"))
     finally:

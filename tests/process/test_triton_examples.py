@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc
+from gateways import key_of
 from triton_libraries import LIBRARIES, Asked, Library, serving, tell
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor, shared_memory
 
@@ -35,8 +36,8 @@ class Region:
         self.handle: Any = None
 
     async def __aenter__(self) -> Region:
-        self.handle = shared_memory.create_shared_memory_region(self.name, f"/penstock_{self.name}", self.byte_size)
-        await self._asked("register_system_shared_memory", self.name, f"/penstock_{self.name}", self.byte_size)
+        self.handle = shared_memory.create_shared_memory_region(self.name, key_of(self.name), self.byte_size)
+        await self._asked("register_system_shared_memory", self.name, key_of(self.name), self.byte_size)
         return self
 
     async def __aexit__(self, *_: object) -> None:

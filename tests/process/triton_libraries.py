@@ -8,19 +8,16 @@ import inspect
 import shutil
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gateways  # noqa: F401 - makes gevent's event loop, which is none of what a test leaves behind
+import gateways  # noqa: F401 - starts what tritonclient starts once, so that no test leaves it behind
 import numpy as np
 import tritonclient.grpc
 import tritonclient.grpc.aio
 import tritonclient.http
 import tritonclient.http.aio
 from running import RunningBroker, add_model
-
-resource_tracker.ensure_running()  # tritonclient's shared memory starts it: here, where it is none of what a test leaves behind
 
 SAMPLES = Path(__file__).resolve().parents[2] / "model_repository"
 PROTOCOLS = ("http", "grpc")
