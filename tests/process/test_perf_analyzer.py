@@ -28,7 +28,8 @@ BENCH = Path(__file__).resolve().parents[2] / "bench"
 MEASURED_S = 60.0
 LEVELS = (1, 6, 11, 16)
 EDGES = 2
-"""The edges of its windows and the moments at which it reads our statistics are not the same: so many times it may be wrong."""
+"""The edges of its windows and the moments at which it reads our statistics are not the same: so many times it may be wrong, and by
+what is in flight, which is most of a window's requests on a machine that is busy."""
 SHORT_WINDOWS = ("-p", "200", "-r", "3", "-s", "999")
 """ms of a window, windows of a level, percent by which they may differ: no level is measured twice on a machine that is busy.
 
@@ -172,8 +173,8 @@ def check(found: list[Report], counted: Counts, *levels: int, rows: int = 1) -> 
     assert sum(report.successes for report in found) <= counted.successes
     for report in found:
         assert report.inferences == report.successes * rows
-        assert report.requests <= EDGES * report.successes
-        assert report.successes <= EDGES * report.requests
+        assert report.requests <= EDGES * (report.successes + report.concurrency)
+        assert report.successes <= EDGES * (report.requests + report.concurrency)
 
 
 WAYS = {
@@ -301,9 +302,9 @@ def test_a_model_that_is_not_there_is_told_in_tritons_words(
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_it_has_requests_traced(analyzer: Analyzer, penstock: Penstock, protocol: str) -> None:
-    # Given that it asks for the timestamps of every tenth request, three in all
+    # Given that it asks for the timestamps of every other request, three in all
     penstock.traces.unlink(missing_ok=True)
-    options = ("--trace-level", "TIMESTAMPS", "--trace-rate", "10", "--trace-count", "3")
+    options = ("--trace-level", "TIMESTAMPS", "--trace-rate", "2", "--trace-count", "3")
     # When it measures
     measured(analyzer, penstock, arguments(penstock, protocol, "simple", *options))
     # Then they are in the server's trace file
