@@ -21,7 +21,8 @@ CODE = ("ipc", "runtime", "workers", "clients")
 MAY_IMPORT = {"ipc": {"ipc"}, "runtime": {"runtime", "ipc"}, "workers": {"workers", "ipc"}, "clients": {"clients", "ipc"}}
 """Which of our folders each folder may import; clients/cli may import all of them, but only inside functions.
 
-runtime/gateway/ is a process of its own and a client of the broker: it imports `clients` too, and the rest of runtime/ nothing of it.
+runtime/gateway/ is a process of its own and a client of the broker: it imports `clients`, and nothing of the rest of runtime/, which
+imports nothing of it.
 """
 GATEWAY = "runtime/gateway/"
 
@@ -104,6 +105,8 @@ BOUNDARIES = {
     # Its parser of answers: docs/decisions/0016.
     "geventhttpclient": {"clients/perf/targets/http_answers.py"},
     "grpc": {"clients/perf/targets/kserve_grpc.py", "runtime/gateway/over_grpc/schema.py"},  # a client and a server
+    "aiohttp": {"runtime/gateway/over_http/server.py"},  # docs/decisions/0017
+    "uvloop": {"runtime/gateway/process.py"},
     # protobuf: a schema's, and messages
     "google": {"runtime/repository/schema.py", "clients/perf/targets/kserve_grpc.py", "runtime/gateway/over_grpc/schema.py"},
     # One reads image files, the other draws on images.
@@ -207,10 +210,19 @@ def test_each_folder_imports_only_the_layers_below_it(imports: list[Import]) -> 
         folder = found.file.split("/")[0]
         allowed = set(CODE) if found.lazy and found.file.startswith("clients/cli/") else MAY_IMPORT[folder]
         if found.file.startswith(GATEWAY):
-            allowed = {"runtime", "clients", "ipc"}
+            allowed = {"clients", "ipc"} | ({"runtime"} if _is_of_gateways(found) else set())
         if found.folder and found.folder not in allowed:
             wrong.append(found)
     assert not wrong
+
+
+def test_the_broker_imports_nothing_of_gateways(imports: list[Import]) -> None:
+    elsewhere = [found for found in imports if not found.file.startswith((GATEWAY, "clients/cli/"))]
+    assert not [found for found in elsewhere if _is_of_gateways(found)]
+
+
+def _is_of_gateways(found: Import) -> bool:
+    return f"{found.module}.".startswith(f"penstock.{GATEWAY.replace('/', '.')}")
 
 
 def test_inside_a_folder_imports_of_ours_are_relative(sources: list[Source]) -> None:
