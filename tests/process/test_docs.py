@@ -88,9 +88,9 @@ def at_its_ports(text: str, broker: RunningBroker) -> str:
 
 
 def curls() -> list[str]:
-    return re.findall(
-        r"^(curl localhost:8000.*|curl -X POST localhost:8000.*)$", (ROOT / "docs" / "triton.md").read_text(), re.MULTILINE
-    )
+    """What pages ask of HTTP with curl."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    return sorted(set(re.findall(r"^curl (?:-X POST )?localhost:8000.*$", text, re.MULTILINE)))
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
