@@ -26,15 +26,7 @@ Story = Callable[[BrokerLink, Inference], Awaitable[T]]
 NOBODY = Caller("test")
 
 
-class Known(Caller):
-    """A caller whose user is known."""
-
-    __slots__ = ()
-
-    def uid(self) -> int:
-        return 0
-
-
+ROOT = Caller("test", lambda: 0)
 MANY_BYTES = 1 << 40
 
 
@@ -248,7 +240,7 @@ BEYOND = {
 def test_what_no_message_carries_is_refused_in_words_that_its_caller_knows(broker: FakeBroker, said: str) -> None:
     async def story(_link: BrokerLink, inference: Inference) -> None:
         with pytest.raises(CallerError) as refused:
-            await inference.infer(BEYOND[said], Known("test"))
+            await inference.infer(BEYOND[said], ROOT)
         assert refused.value.message == said
 
     told(broker.address, story)

@@ -16,6 +16,7 @@ from penstock.ipc.zeromq import DealerLink
 from penstock.runtime.core import Core
 from penstock.runtime.doors import ZmqDoor
 from penstock.runtime.event_loop import EventLoop
+from penstock.runtime.gateways import GatewayProcess
 from penstock.runtime.instances import WorkerProcess
 from penstock.runtime.sessions import Session
 from penstock.runtime.settings import Settings
@@ -40,6 +41,12 @@ class Porch:
 
     def launch(self, name: str, environment: Mapping[str, str]) -> WorkerProcess:
         raise AssertionError(f"no worker is to be started: {name}")
+
+    def launch_gateway(self, number: int) -> GatewayProcess:
+        raise AssertionError(f"no gateway is to be started: {number}")
+
+    def lose_gateway(self, number: int) -> None:
+        raise AssertionError(f"no gateway is to be given up: {number}")
 
     def start_mps(self, *_arguments: object) -> None:
         raise AssertionError("no worker is to share a GPU")

@@ -78,8 +78,8 @@ FAULTS = (
     Fault(
         "a gateway overwrites what another has written",
         FILES,
-        "        size = os.fstat(fd).st_size\n",
-        "        size = 0\n",
+        "    size = os.fstat(fd).st_size\n",
+        "    size = 0\n",
         (f"{SERVED}test_two_gateways_sample_by_the_rate_and_together_no_more_than_the_count",),
     ),
 )  # fmt: skip

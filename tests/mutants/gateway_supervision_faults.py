@@ -30,8 +30,8 @@ FAULTS = (
     Fault(
         "a gateway that does not leave outlives the workers' time",
         "runtime/draining.py",
-        "        core.gateways.kill()\n",
-        "",
+        "core.gateways.kill()",
+        "repr(core.gateways)",
         (f"{RULES}test_one_that_does_not_leave_is_killed_when_the_workers_time_is_over",),
     ),
     Fault(
