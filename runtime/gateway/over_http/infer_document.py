@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from ....ipc.errors import CallerError
-from .json_text import NOT_READABLE, anything, check_nesting, refused
+from .json_text import MAX_NESTING, NOT_READABLE, anything, brackets_of, check_nesting, refused
 
 Unsigned = Annotated[int, Meta(ge=0)]
 UNSIGNED_END = 2**64
@@ -101,7 +101,9 @@ def read(written: bytes) -> Document:
         return read_apart(written)
     if any(size >= UNSIGNED_END for given in document.inputs for size in given.shape):
         return read_apart(written)
-    check_nesting(written)  # of what means nothing, too
+    brackets = brackets_of(written)
+    if brackets > MAX_NESTING and brackets - sum(brackets_of(bytes(given.data)) for given in document.inputs) > MAX_NESTING:
+        check_nesting(written)  # what means nothing may be deeper than is allowed; data is read no deeper than its shape
     return document
 
 

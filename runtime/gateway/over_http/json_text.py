@@ -52,12 +52,17 @@ def anything(written: bytes) -> Any:
 
 def check_nesting(written: bytes) -> None:
     """Raises CallerError for a text that is nested deeper than is allowed. Makes no objects of it: they may be many."""
-    if written.count(b"[") + written.count(b"{") <= MAX_NESTING:
+    if brackets_of(written) <= MAX_NESTING:
         return
     brackets = np.frombuffer(_STRING.sub(b"", written).translate(None, _NO_BRACKETS), np.uint8)
     opens = (brackets == ord("[")) | (brackets == ord("{"))
     if np.cumsum(np.where(opens, np.int8(1), np.int8(-1)), dtype=np.int32).max(initial=0) > MAX_NESTING:
         raise _nested_too_deeply()
+
+
+def brackets_of(written: bytes) -> int:
+    """How many arrays and objects a text has at most."""
+    return written.count(b"[") + written.count(b"{")
 
 
 def _read_with_care(written: bytes) -> Any:

@@ -102,11 +102,12 @@ class HttpServer:
         connection = request.protocol
         assert isinstance(connection, _Connection)
         call = Call(request.method, request.rel_url.raw_path, request.headers, body, connection.caller)
-        if passage is None:
-            return await _sent(request, await self._answer(call))
-        passage.received()
+        if passage is not None:
+            passage.received()
         response = await self._answer(call)
-        passage.answers()
+        if passage is not None:
+            passage.answers()
+        del body, call  # a client that reads slowly holds its response, and not its request too
         return await _sent(request, response)
 
     async def _read(self, request: web.BaseRequest) -> bytes:
