@@ -42,6 +42,11 @@ class Address(NamedTuple):
         return cls(host.lower().removeprefix("::ffff:").split("%")[0], port)
 
 
+def authority(host: str, port: int) -> str:
+    """HOST:PORT as URLs have it: an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class LocalUsers:
     """Tells whose a connection's other end is. For one thread; `close` it.
 

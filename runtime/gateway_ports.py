@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from ..ipc.errors import BrokerError
+from ..ipc.local_sockets import authority
 from .settings import GatewaySpec
 
 BACKLOG = 1024
@@ -28,7 +29,7 @@ class Place(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return authority(self.host, self.port)
 
 
 class GatewayPorts:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from ...ipc.errors import BrokerError
+from ...ipc.local_sockets import authority
 from ...ipc.processes import allow_descriptors, keep_freed_memory
 from .lacking import lacking
 from .memory import KEPT_BYTES
@@ -57,13 +58,13 @@ async def serve(settings: GatewaySettings, say: Callable[[str], None], stopping_
         if settings.http_port >= 0 or settings.http_fd >= 0:
             http = HttpServer(make_routes(parts).answer, settings.http_max_input_size, parts.tracing, parts.users)
             sock = _listening(settings)
-            addresses.append(f"http://{_place(*sock.getsockname()[:2])}")
+            addresses.append(f"http://{authority(*sock.getsockname()[:2])}")
             await http.start(sock)
             servers.append(http)
             held.push_async_callback(http.stop, SETTLES_S)
         if settings.grpc_port >= 0:
             grpc = GrpcServer(partial(InferenceService, parts), settings)
-            addresses.append(f"grpc://{_place(settings.grpc_host, await grpc.start())}")
+            addresses.append(f"grpc://{authority(settings.grpc_host, await grpc.start())}")
             servers.append(grpc)
             held.push_async_callback(grpc.stop, SETTLES_S)
         await parts.link.serve()
@@ -85,16 +86,14 @@ def _listening(settings: GatewaySettings) -> socket.socket:
     if settings.http_fd >= 0:
         return socket.socket(fileno=settings.http_fd)
     host, port = settings.http_host, settings.http_port
-    is_ipv6 = ":" in host
-    family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=1024, reuse_port=True, dualstack_ipv6=is_ipv6)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, place = min(found, key=lambda each: each[0] != socket.AF_INET)  # in IPv4 where there are several
+        dual = family == socket.AF_INET6
+        return socket.create_server(place[:2], family=family, backlog=1024, reuse_port=True, dualstack_ipv6=dual)
     except (OSError, UnicodeError) as error:  # the latter of a name with a label that is empty or too long
-        raise BrokerError(f"cannot serve HTTP at {_place(host, port)}: {getattr(error, 'strerror', error)}") from error
-
-
-def _place(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        reason = getattr(error, "strerror", None) or error
+        raise BrokerError(f"cannot serve HTTP at {authority(host, port)}: {reason}") from error
 
 
 def run(settings: GatewaySettings, say: Callable[[str], None], stopping_signals: Sequence[int] = STOPPING) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,3 +34,17 @@ def test_an_unmodified_client_infers(gateway: RunningGateway, protocol: str) -> 
         given.set_data_from_numpy(values)
         answer = client.infer("echo", [given])
         assert np.array_equal(answer.as_numpy("y"), values)
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_a_gateway_serves_where_addresses_are_those_of_ipv6(tmp_path: Path, repository: Path, host: str) -> None:
+    add_model(repository, "echo")
+    with (
+        RunningBroker(tmp_path, repository) as broker,
+        RunningGateway(tmp_path, broker.addresses["local"], "--http-host", host, "--grpc-host", host) as gateway,
+    ):
+        for reached in ("[::1]", "127.0.0.1") if host == "::" else ("[::1]",):
+            with urllib.request.urlopen(f"http://{gateway.http.replace(f'[{host}]', reached)}/v2/health/ready") as answer:
+                assert answer.status == 200
+            with over_grpc.InferenceServerClient(gateway.grpc.replace(f"[{host}]", reached)) as client:
+                assert client.is_server_ready()

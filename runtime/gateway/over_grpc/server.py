@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....ipc.errors import BrokerError
-from ....ipc.local_sockets import Address, own_addresses
+from ....ipc.local_sockets import Address, authority, own_addresses
 from .restrictions import Restrictions
 from .schema import Compression, aio, handler_of, rpc
 
@@ -74,7 +74,7 @@ class GrpcServer:
             for each in hosts:
                 self._listen(str(each), credentials)
         except (OSError, RuntimeError, UnicodeError) as error:
-            raise BrokerError(f"cannot serve gRPC at {host}:{self._settings.grpc_port}: {error}") from error
+            raise BrokerError(f"cannot serve gRPC at {authority(host, self._settings.grpc_port)}: {error}") from error
         if any(ip_address(each).is_unspecified for each in hosts):
             for own in own_addresses():
                 with suppress(RuntimeError):  # a program that listens there alone had it before, and keeps it
@@ -89,7 +89,7 @@ class GrpcServer:
             options=options_of(self._settings), interceptors=[Restrictions(restricted)] if restricted else None,
             compression=None if self._settings.grpc_infer_response_compression_level == "none" else Compression.Gzip,
         )  # fmt: skip
-        address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        address = authority(host, self.port)
         self.port = (
             server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
         )  # fmt: skip
