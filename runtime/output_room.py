@@ -20,8 +20,8 @@ def in_room(
     model: ServedModel, places: Sequence[OutputPlace], rows: int, inputs: Sequence[InputTensor | None]
 ) -> list[OutputPlace]:
     """The outputs that are wanted, those of known size put into the request's room as far as it goes. Raises CallerError."""
-    rooms = [place for place in places if not place.name and place.region]
-    wanted = [place for place in places if place.name or not place.region] or model.unplaced
+    rooms = [place for place in places if _is_room(place)]
+    wanted = [place for place in places if not _is_room(place)] or model.unplaced
     if not rooms:
         return wanted
     if len(rooms) > 1:
@@ -31,11 +31,16 @@ def in_room(
     for place in wanted:
         size = _known_bytes(model, place, rows, inputs)
         if size is not None and used + size <= room.byte_size:
-            found.append(OutputPlace(place.name, room.region, room.offset + used, size, shared=room.shared))
+            found.append(OutputPlace(place.name, room.region, room.offset + used, size))
             used += -(-size // ALIGNMENT) * ALIGNMENT
         else:
             found.append(place)
     return found
+
+
+def _is_room(place: OutputPlace) -> bool:
+    """Room lies in the session's own memory: whoever brings it reads it there."""
+    return not place.name and bool(place.region) and not place.shared
 
 
 def _known_bytes(

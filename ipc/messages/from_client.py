@@ -76,8 +76,8 @@ class InputTensor(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
 class OutputPlace(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """Where an output is wanted: in a region, with `byte_size` as its capacity, or (no region) wherever the broker puts it.
 
-    One with a region and no name is room: outputs that have no place, and whose size is known before execution, come to lie in
-    it one after the other, as far as it goes. Once per request; it asks for no output.
+    One with a region of the session's own and no name is room: outputs that have no place, and whose size is known before
+    execution, come to lie in it one after the other, as far as it goes. Once per request; it asks for no output.
     """
 
     name: Name

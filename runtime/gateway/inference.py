@@ -11,7 +11,7 @@ import msgspec
 
 from ...ipc.codec import encode
 from ...ipc.errors import PenstockError, not_found
-from ...ipc.messages import Explanation, Infer, InputTensor, OutputPlace
+from ...ipc.messages import FEW, Explanation, Infer, InputTensor, OutputPlace
 from ...ipc.messages import OutputTensor as Answered
 from ...ipc.tensors import DATATYPES
 from .answer_sizes import AnswerSizes, form_of
@@ -53,7 +53,7 @@ class Inference:
         on_behalf = self._user(request, caller)
         inline = [given.content for given in request.inputs if not isinstance(given.content, InRegion)]
         form = form_of(request)
-        room = self._sizes.guess(form)
+        room = self._sizes.guess(form) if len(request.outputs) < FEW else 0  # it takes a place too
         sizes = (*map(len, inline), room) if room else tuple(map(len, inline))
         lease = await self._link.memory.lease(sizes) if sizes else Leased()
         try:

@@ -67,5 +67,7 @@ def check_tensors(request: InferRequest) -> None:
 
 
 def _check_name(name: str, kind: str, model: str) -> None:
+    if not name:  # of an output it would mean room (ipc/messages/from_client.py), which is the gateway's to offer
+        raise invalid(f"unexpected inference {kind} '' for model '{model}'")
     if len(name) > LONGEST_NAME:
         raise invalid(f"unexpected inference {kind} '{name[:LONGEST_NAME]}...' for model '{model}'")

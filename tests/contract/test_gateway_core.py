@@ -226,6 +226,7 @@ LONG = "n" * 257
 CUT = "n" * 256 + "..."
 X = Input("x", "FP32", [1, 4], bytes(16))
 BEYOND = {
+    "unexpected inference output '' for model 'echo'": InferRequest("echo", -1, "7", [X], [Output("", InRegion("mine", 0, 64))]),
     f"unexpected inference input '{CUT}' for model 'echo'": InferRequest("echo", -1, "7", [X._replace(name=LONG)]),
     f"unexpected inference output '{CUT}' for model 'echo'": InferRequest("echo", -1, "7", [X], [Output(LONG)]),
     "model 'echo': at most 256 inputs per request, got 257": InferRequest("echo", -1, "7", [X] * 257),

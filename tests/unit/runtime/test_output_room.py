@@ -65,6 +65,13 @@ def test_what_has_a_place_and_classes_and_unknown_names_are_left_as_they_are(mod
     assert in_room(model, [OutputPlace("")], 2, [A]) == [OutputPlace("")]  # no output, and no room: refused as a name
 
 
+def test_it_is_the_sessions_own_memory(model: ServedModel) -> None:
+    """Given a region shared for a user: who brings the room would read the output in memory of the same name, not there."""
+    shared = OutputPlace("", "r", 1024, 4096, shared=True)
+
+    assert in_room(model, [shared], 2, [A]) == [shared]  # refused as a name
+
+
 def test_it_comes_once(model: ServedModel) -> None:
     with pytest.raises(CallerError, match="model 'm': a request brings room for outputs once, got it 2 times"):
         in_room(model, [room(8), room(8)], 2, [A])
