@@ -17,6 +17,7 @@ from .callers import Caller
 from .link import BrokerLink
 from .ranges import MOST
 from .settings import GatewaySettings
+from .unknown_models import LONGEST_NAME
 
 Kind = Literal["system", "cuda"]
 
@@ -81,7 +82,7 @@ class SharedMemory:
         """Forgets a region, or (no name) all of that kind. What is not there is forgotten already."""
         self.check_allowed()
         uid = caller.uid()
-        if uid >= 0:
+        if uid >= 0 and len(name) <= LONGEST_NAME:
             await self._link.ask(lambda number: Unregister(number, name, uid, kind))
 
     async def status(self, caller: Caller, kind: Kind, name: str) -> list[dict[str, Any]]:
@@ -111,9 +112,13 @@ class SharedMemory:
 
     @staticmethod
     def check_name(name: str, kind: Kind) -> None:
-        """Raises CallerError where a region is to be registered without a name."""
+        """Raises CallerError where a region is to be registered without a name, or with one that no message can carry."""
         if not name:
             raise invalid(f"'region name' is necessary to register {kind} shared memory region")
+        if len(name) > LONGEST_NAME:
+            raise _refused(
+                f"{name[:LONGEST_NAME]}...", f"its name has {len(name)} characters, at most {LONGEST_NAME} are taken"
+            )
 
     def check_allowed(self) -> None:
         """Raises CallerError (UNSUPPORTED) where clients may not register memory here."""

@@ -15,6 +15,7 @@ from ...ipc.messages import Adjust, Adjusted
 from ...ipc.trace_settings import LEVELS, TraceSettings, check_mode
 from .link import BrokerLink
 from .tracing import Tracing
+from .unknown_models import LONGEST_NAME
 
 FORMATS = ("default", "ISO8601")
 """Those that Triton's clients know. A broker that nobody told writes its own, which they are told is the default."""
@@ -61,6 +62,8 @@ class SharedSettings:
 
     async def trace(self, model: str, values: Mapping[str, Any]) -> dict[str, str | list[str]]:
         """Changes trace settings, of a model or of all, and returns all of them, as Triton's texts. Raises CallerError."""
+        if len(model) > LONGEST_NAME:
+            raise invalid(f"Request for unknown model : {model[:LONGEST_NAME]}...")
         answer = await self._link.ask(lambda number: Adjust(number, "trace", model, dict(values)))
         found = msgspec.convert(answer.value, TraceSettings)
         return {

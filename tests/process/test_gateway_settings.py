@@ -210,6 +210,7 @@ def _traced(shown: Any) -> dict[str, Any]:
         ("/v2/trace/setting", {"trace_mode": "opentelemetry"}, 501, "trace mode 'opentelemetry' is not supported: traces go to files, mode 'triton'"),
         ("/v2/trace/setting", {"trace_level": ["OFF", "TENSORS"]}, 400, "Expect only one trace level 'OFF' is specified"),
         ("/v2/models/nix/trace/setting", {}, 400, "Request for unknown model : nix"),
+        (f"/v2/models/{'n' * 257}/trace/setting", {}, 400, f"Request for unknown model : {'n' * 256}..."),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_in_triton_s_words(place: Place, path: str, document: Any, status: int, text: str) -> None:

@@ -344,6 +344,15 @@ def test_names_are_of_one_space_and_both_protocols_see_the_same(world: World, cl
     assert len(status(client)) == 1
 
 
+def test_a_name_that_no_message_carries_is_not_there_and_cannot_be(client: Any, segment: Any) -> None:
+    name = "n" * 257
+    said = refusal(client.register_system_shared_memory, name, KEY, 64)
+    assert f"region '{name[:256]}...': invalid args: its name has 257 characters, at most 256 are taken" in said
+    client.unregister_system_shared_memory(name)
+    client.unregister_cuda_shared_memory(name)
+    assert f"Unable to find system shared memory region: '{name}'" in refusal(status, client, name)
+
+
 @pytest.mark.parametrize(
     ("offset", "byte_size", "text"),
     [
