@@ -77,6 +77,7 @@ class LineFormatter(logging.Formatter):
         text = record.getMessage()
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
+        text = text.encode(errors="backslashreplace").decode()  # bytes that are no text, of a header or a file's name
         table = getattr(record, TABLE, "")
         said = f"{text}\n{table}" if table else msgspec.json.encode(text).decode()
         where = f"{record.process} {record.filename}:{record.lineno}] {said}"

@@ -291,6 +291,13 @@ def test_what_is_no_http_is_answered_400_and_leaves_no_trace_in_the_log(served: 
     assert is_served(served)
 
 
+def test_a_header_that_is_no_text_is_quoted_as_well_as_it_can_be(served: Served, wire: Wire) -> None:
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: \xce1\r\nContent-Length: 2\r\n\r\n{}"
+    wire.sock.sendall(head % ECHO.encode())
+    assert error_of(wire.answer()) == (400, "Unable to parse Inference-Header-Content-Length, got: ?1")
+    assert "Traceback" not in served.gateway.log()
+
+
 # --- waiting, going away, and being many --------------------------------------------------------------------------------------
 
 

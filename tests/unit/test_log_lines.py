@@ -115,3 +115,8 @@ def test_log_level_means_that_and_what_is_above(level: str, lowest: int) -> None
     settings = LogSettings.from_level(level)
     assert settings.lowest == lowest
     assert [settings.writes(each) for each in LEVELS] == [each >= lowest for each in LEVELS]
+
+
+def test_bytes_that_are_no_text_are_written_as_what_they_are() -> None:
+    line = LineFormatter(LogSettings(log_format="default")).format(record(text="\udcce of %s"))
+    assert line.endswith(r'"\\udcce of echo"')

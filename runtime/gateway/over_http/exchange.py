@@ -51,5 +51,6 @@ def of_error(error: PenstockError) -> Response:
 
 
 def of_message(status: int, message: str) -> Response:
-    """A refusal in the form of Triton's."""
+    """A refusal in the form of Triton's. What it quotes may be a header's bytes that are no text: JSON has "?" for them."""
+    message = message.encode(errors="replace").decode()
     return Response(status, JSON, (msgspec.json.encode({"error": message}),))
