@@ -122,10 +122,11 @@ class WatchedGateways:
         self._output(number, process.output)
         self._loop.remove(process.pidfd)
         self._loop.remove(process.output.fileno())
-        how, line = process.close(), self._last_lines[number]
-        self._core.gateways.exited(
-            number, how, line if how.startswith("exited") else ""
-        )  # one that was killed said nothing of it
+        how = process.close()
+        failed = (
+            how.startswith("exited") and how != "exited with status 0"
+        )  # one that was killed, or told to go, said nothing of it
+        self._core.gateways.exited(number, how, self._last_lines[number] if failed else "")
 
     def close(self) -> None:
         """Ends what is still there, and gives the ports up. Idempotent."""

@@ -40,7 +40,7 @@ def append(path: str, entries: Iterable[dict[str, Any]]) -> None:
         try:
             _write(fd, (b"," if begin else b"[") + added + _END, begin)
         except OSError:
-            os.ftruncate(fd, begin)
+            os.ftruncate(fd, begin + 1 if begin else 0)  # its last byte is kept, for which there is room
             if begin:
                 _write(fd, b"]", begin)
             raise

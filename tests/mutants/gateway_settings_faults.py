@@ -82,4 +82,11 @@ FAULTS = (
         "    size = 0\n",
         (f"{SERVED}test_two_gateways_sample_by_the_rate_and_together_no_more_than_the_count",),
     ),
+    Fault(
+        "who adds to a trace file takes its end for whole, whatever it is",
+        FILES,
+        "max(size - len(_END), 0)) == _END:",
+        "max(size - len(_END), 0)):",
+        ("tests/contract/test_trace_files.py::test_who_is_killed_while_adding_costs_the_others_nothing",),
+    ),
 )  # fmt: skip
