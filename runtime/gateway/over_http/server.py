@@ -182,7 +182,9 @@ class _Connection(web.RequestHandler):
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """What is no HTTP is the client's affair; a fault of ours is logged. Either ends the connection."""
-        said = (message or "the gateway failed; its log says why").partition("\n")[0]  # behind it the parser shows the place
+        said = (
+            (message or "the gateway failed; its log says why").partition("\n")[0].rstrip(":")
+        )  # behind it the parser shows the place
         if status < 500:
             log.debug("%s sent what is no HTTP: %s", self.caller.principal, said)
         else:

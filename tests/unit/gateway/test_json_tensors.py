@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.ipc.errors import CallerError, Code
@@ -41,6 +41,7 @@ def output(datatype: str, shape: list[int], held: bytes) -> Any:
 
 
 @pytest.mark.parametrize("datatype", INTEGERS)
+@settings(deadline=None)
 @given(numbers=st.data())
 def test_integers_come_through_both_ways(datatype: str, numbers: st.DataObject) -> None:
     limits = np.iinfo(numpy_dtype(datatype))
@@ -51,6 +52,7 @@ def test_integers_come_through_both_ways(datatype: str, numbers: st.DataObject) 
 
 
 @pytest.mark.parametrize(("datatype", "width"), [("FP32", 32), ("FP64", 64)])
+@settings(deadline=None)
 @given(numbers=st.data())
 def test_real_numbers_come_through_both_ways(datatype: str, width: int, numbers: st.DataObject) -> None:
     values = numbers.draw(st.lists(st.floats(width=width)))  # type: ignore[arg-type]  # NaN and the infinities among them
@@ -59,6 +61,7 @@ def test_real_numbers_come_through_both_ways(datatype: str, width: int, numbers:
     assert np.array_equal(output(datatype, [len(values)], held), values, equal_nan=True)
 
 
+@settings(deadline=None)
 @given(values=st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
 def test_strings_come_through_both_ways(values: list[str]) -> None:
     held = content("BYTES", [len(values)], values)
