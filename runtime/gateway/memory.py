@@ -140,8 +140,10 @@ class InlineMemory:
                 f"{self._most_bytes}: send fewer at once, or put large tensors into shared memory"
             )
 
-    def _grown(self, _growth: asyncio.Task[None]) -> None:
+    def _grown(self, growth: asyncio.Task[None]) -> None:
         self._growth = None
+        if not growth.cancelled():
+            growth.exception()  # looked at: those who waited for it may all have been cancelled
 
     async def _add(self, byte_size: int) -> None:
         epoch = self.broker.epoch

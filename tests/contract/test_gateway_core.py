@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -128,6 +129,31 @@ def test_what_is_cancelled_before_it_is_sent_leaves_nothing_leased(broker: FakeB
 
     told(broker.address, story)
     assert len(broker.of(Infer)) == 1
+
+
+def test_growth_that_fails_with_nobody_waiting_is_no_news_to_the_loop(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complaints: list[dict[str, Any]] = []
+
+    async def no_memory(_region: object, pooled: bool) -> None:
+        await asyncio.sleep(0)
+        raise MachineError("no memory")
+
+    async def story(link: BrokerLink, inference: Inference) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+        await link.connect()
+        monkeypatch.setattr(link.session, "register", no_memory)
+        task = asyncio.create_task(inference.infer(request(), NOBODY))
+        await settled(lambda: link.memory._growth is not None)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await settled(lambda: link.memory._growth is None)
+
+    told(broker.address, story)
+    gc.collect()
+    assert not complaints
 
 
 def test_a_lost_broker_costs_what_is_in_flight_and_no_memory(broker: FakeBroker, tmp_path: Path) -> None:
