@@ -80,4 +80,25 @@ FAULTS = (
         "            task.done()",
         (f"{SERVED}test_a_stream_whose_client_goes_away_leaves_nothing",),
     ),
+    Fault(
+        "an output without a name is room in a shared region",
+        "runtime/output_room.py",
+        "return not place.name and bool(place.region) and not place.shared",
+        "return not place.name and bool(place.region)",
+        ("tests/unit/runtime/test_output_room.py::test_it_is_the_sessions_own_memory",),
+    ),
+    Fault(
+        "a message that is too large costs everybody the connection",
+        "clients/outbox.py",
+        "except TooLargeError as error:",
+        "except ZeroDivisionError as error:",
+        ("tests/contract/test_async_client.py::test_a_message_that_is_too_large_costs_whoever_sends_it_and_nobody_else",),
+    ),
+    Fault(
+        "a stream holds any number of bytes for a client that takes nothing",
+        STREAMS,
+        "or self._byte_size >= MOST_BYTES:",
+        "or self._byte_size < 0:",
+        ("tests/contract/test_gateway_streams.py::test_no_more_is_read_than_may_be_held_for_a_client_that_takes_nothing",),
+    ),
 )
