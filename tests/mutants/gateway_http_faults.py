@@ -32,6 +32,20 @@ FAULTS = (
         (f"{UNIT}/test_http_remembered.py::test_what_is_long_or_many_is_not_kept",),
     ),
     Fault(
+        "a refusal that quotes bytes that are no text cannot be written",
+        f"{OVER_HTTP}/exchange.py",
+        'message.encode(errors="replace").decode()',
+        "message",
+        (f"{CONNECTIONS}test_a_header_that_is_no_text_is_quoted_as_well_as_it_can_be",),
+    ),
+    Fault(
+        "a name that no message carries is sent to the broker",
+        "runtime/gateway/ranges.py",
+        "    if len(name) > LONGEST_NAME:",
+        "    if len(name) < 0:",
+        (f"{UNIT}/test_ranges.py::test_a_request_that_no_message_can_carry_is_refused",),
+    ),
+    Fault(
         "a compressed body may become larger than is allowed",
         f"{OVER_HTTP}/compression.py",
         "    if len(content) > limit:",
