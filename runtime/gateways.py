@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from ..ipc.errors import BrokerError, Code, PenstockError
-from .restarts import CRASHES, WITHIN_NS, RestartPolicy
+from .restarts import CRASHES, FIRST_DELAY_NS, WITHIN_NS, RestartPolicy
 from .sessions import Session
 
 log = logging.getLogger("penstock.gateway")
@@ -46,6 +46,8 @@ TRANSITIONS: dict[GatewayState, frozenset[GatewayState]] = {
 
 STARTS_WITHIN_NS = 60 * 10**9
 """How long a process may take until it serves. It is killed then, as one that hangs."""
+SERVED_DELAY_NS = FIRST_DELAY_NS << (CRASHES - 1)
+"""The longest pause before another is started of one that has served."""
 
 RUNNING = frozenset({GatewayState.STARTING, GatewayState.SERVING, GatewayState.LEAVING})
 
@@ -67,6 +69,7 @@ class Gateway:
         self.state = GatewayState.NEW
         self.reason = ""  # how the last one ended, or why no other comes
         self.restarts = 0
+        self.has_served = False  # the last process
         self.process: GatewayProcess | None = None
         self.due_ns: int | None = None  # when it is started again; while it starts, when it must serve
         self.policy = RestartPolicy()
@@ -140,6 +143,7 @@ class Gateways:
         gateway = self._of(session)
         if gateway is not None and gateway.state is GatewayState.STARTING:
             gateway.become(GatewayState.SERVING)
+            gateway.has_served = True
             gateway.due_ns = None
             self._note_due()
             log.info("%s serves", gateway.name)
@@ -212,6 +216,7 @@ class Gateways:
 
     def _begin(self, gateway: Gateway) -> None:
         gateway.become(GatewayState.STARTING)
+        gateway.has_served = False
         try:
             gateway.process = self._launch(gateway.number)
             gateway.due_ns = self._clock() + STARTS_WITHIN_NS
@@ -221,6 +226,8 @@ class Gateways:
     def _crashed(self, gateway: Gateway, how: str) -> None:
         now_ns = self._clock()
         delay_ns = gateway.policy.crashed(now_ns)
+        if delay_ns is None and gateway.has_served:  # or whoever finds a way to crash it would have switched it off
+            delay_ns = SERVED_DELAY_NS
         if delay_ns is None:
             gateway.reason = f"it crashed {CRASHES} times in {WITHIN_NS // 10**9} s, last: {how}"
             gateway.become(GatewayState.LOST)

@@ -28,6 +28,13 @@ FAULTS = (
         (f"{RULES}test_one_that_hangs_at_its_start_is_killed_and_started_again",),
     ),
     Fault(
+        "one that has served is given up too",
+        GATEWAYS,
+        "if delay_ns is None and gateway.has_served:",
+        "if delay_ns is None and not gateway.has_served:",
+        (f"{RULES}test_one_that_has_served_is_started_again_however_often_it_dies",),
+    ),
+    Fault(
         "a gateway that does not leave outlives the workers' time",
         "runtime/draining.py",
         "core.gateways.kill()",

@@ -6,12 +6,10 @@ from __future__ import annotations
 import http.client
 import os
 import signal
-import socket
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import pytest
 import tritonclient.http as over_http
 from gateways import key_of
 from running import Barrier, Program, RunningBroker, add_model, eventually, is_alive, resident_bytes
@@ -87,29 +85,20 @@ def counted(load: Program) -> int:
     return int(load.say()["answered"])
 
 
-def test_what_is_sent_while_a_gateway_is_started_again_waits_and_five_deaths_are_enough(
-    tmp_path: Path, repository: Path
-) -> None:
+def test_what_is_sent_while_a_gateway_is_started_again_waits_however_often_it_dies(tmp_path: Path, repository: Path) -> None:
     add_model(repository, "echo")
     with served(tmp_path, repository) as (broker, client):
         # When the idle gateway is killed, over and over again
-        for death in range(4):
+        for death in range(6):
             pid = kill(client)
             # Then a request that is sent at once is not refused
             connection = post(broker.said["http"], "echo")
             assert connection.getresponse().status == 200, death
             connection.close()
             replaced(client, pid)
-        # And when it dies once more
-        kill(client)
-        eventually(lambda: client.status()["gateways"][0]["state"] == "given up", HOPELESS_S, "it is given up")
-        # Then status and log say so, and why; who connects is refused, and local clients never notice
+        # And status says how it died, and local clients never notice
         (row,) = client.status()["gateways"]
-        assert row["reason"].startswith("it crashed 5 times in 60 s, last: died (signal 9")
-        assert f"gateway 0 is given up: {row['reason']}" in broker.log()
-        host, _, port = broker.said["http"].rpartition(":")
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection((host, int(port)))
+        assert (row["restarts"], row["reason"].startswith("died (signal 9")) == (6, True)
         assert client.infer("echo", {"x": np.zeros((1, 2), np.float32)}).outputs["y"].shape == (1, 2)
 
 

@@ -15,7 +15,7 @@ from penstock.ipc.errors import MachineError
 from penstock.ipc.messages import Failed, Hello, Query
 from penstock.ipc.peers import Peer
 from penstock.runtime.draining import drain
-from penstock.runtime.gateways import STARTS_WITHIN_NS, Gateways
+from penstock.runtime.gateways import SERVED_DELAY_NS, STARTS_WITHIN_NS, Gateways
 from penstock.runtime.restarts import CRASHES, FIRST_DELAY_NS
 from penstock.runtime.sessions import Session
 from penstock.runtime.settings import GatewaySpec
@@ -100,6 +100,16 @@ def test_after_five_crashes_it_is_given_up_and_nobody_is_to_wait_for_it(broker: 
     assert broker.core.is_settled()
     later(broker, 3600 * 10**9)
     assert states(broker) == ["given up", "serving"]
+
+
+def test_one_that_has_served_is_started_again_however_often_it_dies(broker: ScriptedBroker) -> None:
+    for _ in range(3 * CRASHES):
+        connected(broker, broker.gateways[-1].pid)
+        gateways_of(broker).exited(1, "died (signal 11)")
+        assert states(broker)[1] == "paused"
+        later(broker, SERVED_DELAY_NS)
+        assert states(broker)[1] == "starting"
+    assert rows(broker)[1]["restarts"] == 3 * CRASHES
 
 
 def test_one_that_the_machine_refuses_is_tried_again(broker: ScriptedBroker) -> None:
