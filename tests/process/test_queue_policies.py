@@ -33,7 +33,7 @@ MODELS = {
     "without_default": "default_queue_policy { allow_timeout_override: true }",
     "delaying": """
         priority_levels: 2 default_priority_level: 2
-        priority_queue_policy { key: 1 value { timeout_action: DELAY default_timeout_microseconds: 20000 } }""",
+        priority_queue_policy { key: 1 value { timeout_action: DELAY default_timeout_microseconds: 200000 } }""",
 }
 
 
@@ -192,9 +192,9 @@ def test_timeout_action_delay(broker: Broker, client: Client) -> None:
     late = [queue.ask(value, priority=1) for value in (10, 11)]
     lower = [queue.ask(value, priority=2) for value in (20, 21)]
     queue.has(4)
-    # (the broker's clock has passed 20 ms when a deadline of 25 ms, begun after them, has)
+    # (the broker's clock has passed 200 ms when a deadline of 225 ms, begun after them, has)
     with pytest.raises(BrokerError, match="the deadline passed in the queue"):
-        client.infer(queue.model, rows(30), priority=2, timeout_s=0.025)
+        client.infer(queue.model, rows(30), priority=2, timeout_s=0.225)
     # When another of level 1 comes
     in_time = queue.ask(12, priority=1)
 
