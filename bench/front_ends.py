@@ -104,6 +104,7 @@ def hypercorn(port: int) -> None:
 
     config = Config()
     config.bind = [f"{HOST}:{port}"]
+    config.keep_alive_max_requests = sys.maxsize  # else a connection ends after 1,000
     uvloop.run(serve(application, config))  # type: ignore[arg-type]
 
 
